@@ -1,0 +1,108 @@
+"""How are weights called in the two official code bases, and in ours?
+
+The clean release (RobertCsordas/moeut) and the training code (RobertCsordas/moeut_training_code, whose names the
+released checkpoints carry) against `moeut.model`. Weights keep their layout; only the dense baseline's keys and values,
+stored as one matrix, are split.
+"""
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+_LAYER = re.compile(r"(?:transformer\.layers|unique_layers)\.(\d+)\.(.+)")
+
+_BOOKKEEPING = re.compile(r"unique_layers\.\d+\.pkm\.(iter|kv_sel_counts_100)")
+
+_OUTSIDE = {
+    "embedding.weight": "embedding.weight",
+    "out_norm.weight": "norm.weight",
+    "out_norm.bias": "norm.bias",
+    "lm_head.weight": "lm_head.weight",
+    "lm_head.bias": "lm_head.bias",
+    "output.weight": "lm_head.weight",
+    "output.bias": "lm_head.bias",
+}
+
+_NORMS = {
+    "ln1": "attention_norm",
+    "ln2": "feed_forward_norm",
+    "norm1": "attention_norm",
+    "norm2": "feed_forward_norm",
+    "self_attn.norm": "attention_norm",
+    "pkm.norm": "feed_forward_norm",
+}
+
+_FEED_FORWARD = {
+    "ffn.keys": "up_experts",
+    "ffn.values": "down_experts",
+    "ffn.expert_sel": "router.weight",
+    "pkm.keys": "up_experts",
+    "pkm.values": "down_experts",
+    "pkm.expert_sel": "router.weight",
+    "linear1.weight": "up_proj.weight",
+    "linear1.bias": "up_proj.bias",
+    "linear2.weight": "down_proj.weight",
+    "linear2.bias": "down_proj.bias",
+}
+
+_ATTENTION = {
+    "attention.q.weight": "q_proj.weight",
+    "attention.k.weight": "k_proj.weight",
+    "self_attn.projections.q": "q_proj.weight",
+    "self_attn.projections.k": "k_proj.weight",
+    "self_attn.data_to_q.weight": "q_proj.weight",
+    "self_attn.out_proj.weight": "o_proj.weight",
+    "self_attn.selections.v": "v_router.weight",
+    "self_attn.selections.o": "o_router.weight",
+    "self_attn.projections.v": "v_experts",
+    "self_attn.projections.o": "o_experts",
+}
+
+_SEVERAL = {
+    "attention.v": "v_experts",
+    "attention.o": "o_experts",
+    "attention.sel_v": "v_router.weight",
+    "attention.sel_o": "o_router.weight",
+}
+
+_SINGLE = {"attention.v": "v_proj.weight", "attention.o": "o_proj.weight", "attention.sel_o": "gate_proj.weight"}
+
+
+def from_official(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename official weights (or their gradients) to the names of `moeut.model.language_model.LanguageModel`.
+
+    The training code's counters are dropped. Raises ValueError that lists every name it does not know.
+    """
+    # The release keeps a single expert under the names of many; only the number of dimensions tells them apart.
+    single_expert = any(name.endswith("attention.v") and tensor.dim() == 2 for name, tensor in official.items())
+    renamed: dict[str, Tensor] = {}
+    unknown: list[str] = []
+    for name, tensor in official.items():
+        if _BOOKKEEPING.fullmatch(name):
+            continue
+        ours = _OUTSIDE.get(name)
+        layer = _LAYER.fullmatch(name)
+        if ours is not None:
+            renamed[ours] = tensor
+        elif layer is not None and (parts := _in_layer(layer[2], tensor, _SINGLE if single_expert else _SEVERAL)):
+            renamed |= {f"stack.layers.{layer[1]}.{part}": value for part, value in parts.items()}
+        else:
+            unknown.append(name)
+    if unknown:
+        raise ValueError(f"not weights of a MoEUT or of a dense baseline: {', '.join(unknown)}")
+    return renamed
+
+
+def _in_layer(name: str, tensor: Tensor, release: Mapping[str, str]) -> dict[str, Tensor]:
+    """Our names, inside a layer, for one official tensor; empty if it is unknown."""
+    owner, _, leaf = name.rpartition(".")
+    if owner in _NORMS:
+        return {f"{_NORMS[owner]}.{leaf}": tensor}
+    if name in _FEED_FORWARD:
+        return {f"feed_forward.{_FEED_FORWARD[name]}": tensor}
+    if name == "self_attn.data_to_kv.weight":
+        key, value = tensor.chunk(2)
+        return {"attention.k_proj.weight": key, "attention.v_proj.weight": value}
+    ours = _ATTENTION.get(name) or release.get(name)
+    return {} if ours is None else {f"attention.{ours}": tensor}

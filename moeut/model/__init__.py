@@ -1,0 +1,1 @@
+"""What is computed: from one expert's matrix to a language model's loss."""

@@ -1,0 +1,112 @@
+"""From tokens to a loss: embedding, stack, norm, head, cross entropy.
+
+Paper section 3 and equation 6. Letters: B batch, T tokens, d hidden size, V vocabulary.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, layer_norm
+
+from moeut.model.cache import Cache
+from moeut.model.initialise import Embedding, Linear, Uniform
+from moeut.model.routing import Selection
+from moeut.model.stack import MoEUT, StackConfig
+from moeut.settings import STRICT, PositiveInt
+
+IGNORED_TARGET = -100
+"""The target of a position that is not scored, as everywhere in the field."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ModelConfig(StackConfig):
+    """A language model: a stack, and a vocabulary of `vocab_size` tokens around it.
+
+    tie_word_embeddings: the head uses the embedding's vectors instead of its own (the paper does not tie them). The
+    head has a bias either way.
+    """
+
+    vocab_size: PositiveInt
+    tie_word_embeddings: bool = False
+
+
+class ModelOutput(NamedTuple):
+    """What a language model computed; what was not asked for is None.
+
+    logits: [B, T, V]. loss = cross_entropy + regulariser; cross_entropy: nats a scored token; regulariser: the balance
+    term, zero in evaluation; all three 0-dimensional. cache: the one given, extended. routing and hidden_states: see
+    `moeut.model.stack.StackOutput`.
+    """
+
+    logits: Tensor
+    loss: Tensor | None = None
+    cross_entropy: Tensor | None = None
+    regulariser: Tensor | None = None
+    cache: Cache | None = None
+    routing: tuple[dict[str, Selection], ...] | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+class LanguageModel(nn.Module):
+    """logits = head(norm(stack(embedding(tokens)))).
+
+    Post-layernorm models scale the embedding by √d, normalise it without parameters, and have no norm before the head.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = Embedding(config.vocab_size, config.hidden_size)
+        self.stack = MoEUT(config)
+        post = config.norm == "post"
+        self.norm = nn.Identity() if post else nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        bound = Uniform(1 / math.sqrt(config.hidden_size))
+        weight = self.embedding.initial["weight"] if config.tie_word_embeddings else bound
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, weight, bias=bound)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.embedding.weight
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        targets: Tensor | None = None,
+        *,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+        logits_to_keep: int = 0,
+        return_routing: bool = False,
+        return_hidden_states: bool = False,
+    ) -> ModelOutput:
+        """input_ids: [B, T] → logits for the token after each.
+
+        targets: [B, T], already shifted: targets[:, t] follows input_ids[:, t]; −100 is not scored. logits_to_keep:
+        compute the last so many logits only (0: all). The other arguments are those of `moeut.model.stack.MoEUT`.
+        """
+        stack = self.stack(
+            self._embed(input_ids), attention_mask, position_ids=position_ids, cache=cache,
+            return_routing=return_routing, return_hidden_states=return_hidden_states,
+        )  # fmt: skip
+        logits = self.lm_head(self.norm(stack.hidden_states[:, -logits_to_keep:]))
+        loss = entropy = None
+        if targets is not None:
+            entropy = mean_cross_entropy(logits, targets)
+            loss = entropy + stack.regulariser
+        return ModelOutput(logits, loss, entropy, stack.regulariser, cache, stack.routing, stack.all_hidden_states)
+
+    def _embed(self, input_ids: Tensor) -> Tensor:
+        vectors = self.embedding(input_ids)
+        if self.config.norm != "post":
+            return vectors
+        scaled = vectors * math.sqrt(self.config.hidden_size)
+        return layer_norm(scaled, scaled.shape[-1:], eps=self.config.layer_norm_eps)
+
+
+def mean_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """−mean ln p(target) in nats over the targets that are not −100 (0 if there are none), at least in float32."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    total = cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED_TARGET, reduction="sum")
+    return total / (targets != IGNORED_TARGET).sum().clamp(min=1)

@@ -1,0 +1,97 @@
+"""Which models have names? The paper's six sizes and their dense rivals, and small ones that learn on two CPU cores.
+
+Paper appendix (hyper-parameters). The vocabulary of the paper's models is 8,000.
+"""
+
+from collections.abc import Callable
+
+from moeut.model.attention import DenseAttentionConfig
+from moeut.model.feedforward import MLPConfig
+from moeut.model.language_model import ModelConfig
+from moeut.model.sigma_moe import SigmaMoEConfig
+from moeut.model.switchhead import SwitchHeadConfig
+
+PAPER_VOCABULARY = 8000
+
+
+def moeut(
+    *, hidden_size: int, num_hidden_layers: int, group_size: int, num_attention_heads: int, head_dim: int,
+    attention_experts: int, experts: int, experts_per_tok: int, expert_size: int = 128,
+    vocab_size: int = PAPER_VOCABULARY,
+) -> ModelConfig:  # fmt: skip
+    """A MoEUT as in the paper: SwitchHead (2 experts selected), σ-MoE, peri-layernorm, a repeated group."""
+    return ModelConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        num_hidden_layers=num_hidden_layers,
+        group_size=group_size,
+        attention=SwitchHeadConfig(
+            num_attention_heads=num_attention_heads, head_dim=head_dim, num_experts=attention_experts
+        ),
+        feed_forward=SigmaMoEConfig(
+            num_experts=experts, num_experts_per_tok=experts_per_tok, moe_intermediate_size=expert_size
+        ),
+    )
+
+
+def dense(
+    *, hidden_size: int, num_hidden_layers: int, num_attention_heads: int, head_dim: int, intermediate_size: int,
+    vocab_size: int = PAPER_VOCABULARY,
+) -> ModelConfig:  # fmt: skip
+    """The paper's dense Transformer: pre-layernorm, rotary positions, nothing shared."""
+    return ModelConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        num_hidden_layers=num_hidden_layers,
+        group_size=num_hidden_layers,
+        norm="pre",
+        attention=DenseAttentionConfig(num_attention_heads=num_attention_heads, head_dim=head_dim),
+        feed_forward=MLPConfig(intermediate_size=intermediate_size),
+    )
+
+
+PRESETS: dict[str, Callable[[], ModelConfig]] = {
+    "moeut-44m": lambda: moeut(
+        hidden_size=412, num_hidden_layers=16, group_size=2, num_attention_heads=4, head_dim=82,
+        attention_experts=8, experts=155, experts_per_tok=12,
+    ),
+    "moeut-126m": lambda: moeut(
+        hidden_size=768, num_hidden_layers=18, group_size=2, num_attention_heads=4, head_dim=96,
+        attention_experts=10, experts=254, experts_per_tok=12,
+    ),
+    "moeut-244m": lambda: moeut(
+        hidden_size=1024, num_hidden_layers=18, group_size=2, num_attention_heads=4, head_dim=128,
+        attention_experts=10, experts=387, experts_per_tok=16,
+    ),
+    "moeut-318m": lambda: moeut(
+        hidden_size=1024, num_hidden_layers=24, group_size=3, num_attention_heads=4, head_dim=128,
+        attention_experts=10, experts=338, experts_per_tok=16,
+    ),
+    "moeut-727m": lambda: moeut(
+        hidden_size=1280, num_hidden_layers=36, group_size=4, num_attention_heads=5, head_dim=128,
+        attention_experts=13, experts=467, experts_per_tok=20,
+    ),
+    "moeut-1b": lambda: moeut(
+        hidden_size=1536, num_hidden_layers=36, group_size=4, num_attention_heads=6, head_dim=128,
+        attention_experts=12, experts=565, experts_per_tok=24,
+    ),
+    "dense-44m": lambda: dense(
+        hidden_size=412, num_hidden_layers=16, num_attention_heads=10, head_dim=41, intermediate_size=2053
+    ),
+    "dense-126m": lambda: dense(
+        hidden_size=768, num_hidden_layers=16, num_attention_heads=16, head_dim=48, intermediate_size=3072
+    ),
+    "dense-244m": lambda: dense(
+        hidden_size=1024, num_hidden_layers=18, num_attention_heads=16, head_dim=64, intermediate_size=4110
+    ),
+    "dense-318m": lambda: dense(
+        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, head_dim=64, intermediate_size=4110
+    ),
+    "dense-727m": lambda: dense(
+        hidden_size=1280, num_hidden_layers=36, num_attention_heads=20, head_dim=64, intermediate_size=5120
+    ),
+    "dense-1b": lambda: dense(
+        hidden_size=1536, num_hidden_layers=36, num_attention_heads=24, head_dim=64, intermediate_size=6144
+    ),
+}  # fmt: skip
+"""Every preset's name and what makes it. The small ones are named for what they are for."""

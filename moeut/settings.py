@@ -1,0 +1,26 @@
+"""What do the configurations of all parts share? Strictness, and the types of their fields.
+
+A part's configuration is a frozen dataclass in the part's own file, checked by pydantic however it is made: in Python,
+from YAML, or from the command line.
+"""
+
+from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+STRICT = ConfigDict(extra="forbid", strict=True)
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+"""A share that may be nothing but not everything, such as a dropout rate."""
+
+
+def refuse(problems: Iterable[tuple[bool, str]]) -> None:
+    """Raise one ValueError with every message whose condition is true, a line each ("field: what is wrong")."""
+    messages = [message for wrong, message in problems if wrong]
+    if messages:
+        raise ValueError("\n".join(messages))
