@@ -1,0 +1,38 @@
+# The commands to remember. Each first makes .venv where it is missing, or where pyproject.toml or constraints.txt is newer.
+# Another Python: `make test PYTHON=python3.13`.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := .venv/installed-demo
+DEV := .venv/installed-dev
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test test-all check bench
+
+help:  ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s%s\n", $$1, $$2 }' Makefile
+
+demo: $(DEMO)  ## train a tiny model on real text and show what it learnt, in ./demo
+	$(BIN)/moeut demo
+
+test: $(DEV)  ## run the tests, without the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(DEV)  ## run every test
+	$(BIN)/python -m pytest
+
+check: $(DEV)  ## check format, style and types
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+
+bench: $(DEV)  ## measure speed and memory
+	@set -e; for benchmark in $(wildcard benchmarks/*.py); do echo "$$benchmark"; $(BIN)/python "$$benchmark"; done
+
+$(DEMO): pyproject.toml constraints.txt
+	$(PYTHON) .ci/install.py plot
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt
+	$(PYTHON) .ci/install.py dev,plot
+	@touch $@ $(DEMO)

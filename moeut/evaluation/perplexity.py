@@ -1,0 +1,92 @@
+"""How well does a model predict a text? Cross entropy, perplexity and bits per byte over every token of it.
+
+The stream is cut into blocks that follow each other; each is scored on its own, its first tokens with little context
+(as in the paper). Letters: B blocks, T tokens of a block, V vocabulary.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from moeut.data.sampler import IGNORED_TARGET, evaluation_batches
+from moeut.data.tokens import TokenStream
+from moeut.model.language_model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """How well a text was predicted.
+
+    cross_entropy: nats a token, mean of −ln p over `tokens` scored tokens, ends of documents included.
+    standard_error: of that mean, from how much blocks differ (tokens of one block are not independent); infinite for a
+    single block. perplexity: exp(cross_entropy). bits_per_byte: all nats / ln 2 / `bytes`, the UTF-8 bytes of the text,
+    so that tokenizers can be compared.
+    """
+
+    cross_entropy: float
+    perplexity: float
+    bits_per_byte: float
+    tokens: int
+    bytes: int
+    standard_error: float
+
+
+def evaluate(
+    model: LanguageModel,
+    stream: TokenStream,
+    context_length: int,
+    batch_size: int,
+    progress: Callable[[str, int, int | None], None] | None = None,
+) -> Perplexity:
+    """Score every token of a stream but the first, exactly once, in blocks of `context_length`, `batch_size` at a time.
+
+    The model is in evaluation mode meanwhile and afterwards as it was. progress: called with ("evaluate", tokens
+    scored, tokens in all). Raises ValueError if there is nothing to score.
+    """
+    total_tokens = len(stream) - 1
+    if total_tokens < 1:
+        raise ValueError("there is no text to evaluate: the stream has fewer than two tokens")
+    device = model.embedding.weight.device
+    nats: list[float] = []
+    counts: list[int] = []
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for batch in evaluation_batches(stream, context_length, batch_size):
+                inputs, targets = (torch.from_numpy(array).to(device) for array in batch)
+                logits = model(inputs).logits.flatten(0, 1)
+                logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+                losses = cross_entropy(logits, targets.flatten(), ignore_index=IGNORED_TARGET, reduction="none")
+                nats += losses.view_as(targets).double().sum(dim=1).tolist()
+                counts += (targets != IGNORED_TARGET).sum(dim=1).tolist()
+                if progress is not None:
+                    progress("evaluate", sum(counts), total_tokens)
+    finally:
+        model.train(was_training)
+    assert sum(counts) == total_tokens
+    return summarise(nats, counts, stream.num_bytes)
+
+
+def summarise(nats: list[float], counts: list[int], num_bytes: int) -> Perplexity:
+    """Bring together the summed loss in nats and the number of scored tokens of each block, and the bytes of the text.
+
+    The standard error is that of a ratio of sums over m blocks: sqrt(m / (m − 1) · Σ (nats − mean · count)²) / tokens.
+    """
+    blocks, tokens, total = len(counts), sum(counts), math.fsum(nats)
+    mean = total / tokens
+    squares = math.fsum((loss - mean * count) ** 2 for loss, count in zip(nats, counts, strict=True))
+    error = math.sqrt(blocks / (blocks - 1) * squares) / tokens if blocks > 1 else math.inf
+    bits_per_byte = total / math.log(2) / num_bytes if num_bytes else math.inf
+    return Perplexity(mean, perplexity(mean), bits_per_byte, tokens, num_bytes, error)
+
+
+def perplexity(cross_entropy: float) -> float:
+    """exp(cross_entropy), infinite where a float cannot hold it."""
+    try:
+        return math.exp(cross_entropy)
+    except OverflowError:
+        return math.inf

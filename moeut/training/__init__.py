@@ -1,0 +1,1 @@
+"""How a model learns: optimizer, schedule, loop, checkpoints, reports."""

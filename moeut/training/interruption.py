@@ -1,0 +1,41 @@
+"""How does a run end early without losing anything? A first Ctrl-C or SIGTERM is noted, and the loop ends by itself."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interruption:
+    """Which signal has asked the run to end; None while nobody has."""
+
+    signal: signal.Signals | None = None
+
+
+@contextmanager
+def interruption() -> Iterator[Interruption]:
+    """While inside, SIGINT and SIGTERM are noted once; a second one acts as it would have before.
+
+    Outside the main thread, where Python lets nobody listen to signals, nothing is noted.
+    """
+    noted = Interruption()
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.signal = signal.Signals(number)
+        restore()
+
+    def restore() -> None:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in former:
+        signal.signal(number, note)
+    try:
+        yield noted
+    finally:
+        restore()

@@ -1,0 +1,83 @@
+"""How does one see that something is going on? A bar on a terminal, a line now and then elsewhere, both on stderr."""
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+PLAIN_INTERVAL_SECONDS = 10.0
+
+
+class Progress:
+    """Progress of named stages; call it with how much of a stage is done. A context manager.
+
+    quiet: show nothing but warnings.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        console = Console(stderr=True, highlight=False, markup=False)
+        self.bars = RichProgress(
+            TextColumn("{task.description:<9}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=quiet or not console.is_terminal,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self.tasks: dict[str, TaskID] = {}
+        self.started: dict[str, float] = {}
+        self.spoken: dict[str, float] = {}
+
+    def __enter__(self) -> "Progress":
+        self.bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bars.stop()
+
+    def __call__(self, stage: str, done: int, total: int | None, note: str = "") -> None:
+        """`done` of `total` (None: unknown) are done; a stage that falls back to a smaller number begins anew."""
+        if not self.bars.disable:
+            self._draw(stage, done, total, note)
+        elif not self.quiet:
+            self._speak(stage, done, total, note)
+
+    def say(self, text: str) -> None:
+        """Print a line, unless quiet."""
+        if not self.quiet:
+            self.warn(text)
+
+    def warn(self, text: str) -> None:
+        """Print a line, quiet or not."""
+        if self.bars.disable:
+            print(text, file=sys.stderr, flush=True)
+        else:
+            self.bars.console.print(text)
+
+    def _draw(self, stage: str, done: int, total: int | None, note: str) -> None:
+        if stage not in self.tasks:
+            self.tasks[stage] = self.bars.add_task(stage, total=total, note=note)
+        task = self.tasks[stage]
+        if done < self.bars.tasks[task].completed:
+            self.bars.reset(task, total=total)
+        self.bars.update(task, completed=done, total=total, note=note)
+
+    def _speak(self, stage: str, done: int, total: int | None, note: str) -> None:
+        """A line when a stage ends and every ten seconds on the way, with the time that the rest will take."""
+        now = time.monotonic()
+        started = self.started.setdefault(stage, now)
+        if done != total and now - self.spoken.setdefault(stage, started) < PLAIN_INTERVAL_SECONDS:
+            return
+        self.spoken[stage] = now
+        amount = f"{done:,}" if total is None else f"{done:,}/{total:,}"
+        parts = [stage, amount, note]
+        if total is not None and 0 < done < total:
+            parts.append(f"{(now - started) * (total - done) / done:,.0f} s left")
+        print("  ".join(part for part in parts if part), file=sys.stderr, flush=True)

@@ -1,0 +1,453 @@
+"""What does every variant promise? One function for each promise, called with a tiny configuration.
+
+`test_variants.py` calls all of them on every variant. Computations of different shapes are compared in float64, because
+in float32 their rounding may tip a top-k choice; docs/variants.md lists the exceptions.
+
+Letters: B batch, T tokens, N cached and new tokens, V vocabulary.
+"""
+
+import copy
+import dataclasses
+import io
+import itertools
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import DynamicCache
+
+from moeut.model.attention import DenseAttentionConfig
+from moeut.model.cost import cost
+from moeut.model.feedforward import MLPConfig
+from moeut.model.language_model import IGNORED_TARGET, LanguageModel, ModelConfig, ModelOutput
+from moeut.model.layer import Layer
+from moeut.model.rope import Phases
+from moeut.model.routing import Router
+from moeut.model.sigma_moe import SigmaMoE, SigmaMoEConfig
+from moeut.model.switchhead import SwitchHeadAttention, SwitchHeadConfig
+
+BATCH, LENGTH = 3, 6
+Promise = Callable[[ModelConfig], None]
+
+
+def build(config: ModelConfig, dtype: torch.dtype = torch.float64) -> LanguageModel:
+    """A model for training, the same each time it is built."""
+    torch.manual_seed(1)
+    return LanguageModel(config).to(dtype)
+
+
+def without_dropout(config: ModelConfig) -> ModelConfig:
+    """The same variant without the parts whose random numbers depend on the shape of the batch."""
+    attention, feed_forward = config.attention, config.feed_forward
+    return dataclasses.replace(
+        config,
+        hidden_dropout=0.0,
+        attention=dataclasses.replace(attention, attention_dropout=0.0)
+        if isinstance(attention, DenseAttentionConfig)
+        else dataclasses.replace(attention, attention_dropout=0.0, expert_dropout=0.0),
+        feed_forward=feed_forward
+        if isinstance(feed_forward, MLPConfig)
+        else dataclasses.replace(feed_forward, expert_dropout=0.0),
+    )
+
+
+def tokens(config: ModelConfig, batch: int = BATCH, length: int = LENGTH) -> tuple[Tensor, Tensor]:
+    """Inputs and targets [B, T], the same each time."""
+    generator = torch.Generator().manual_seed(2)
+    block = torch.randint(config.vocab_size, (batch, length + 1), generator=generator)
+    return block[:, :-1], block[:, 1:]
+
+
+def train_step(model: nn.Module, inputs: Tensor, targets: Tensor, seed: int = 3) -> tuple[ModelOutput, dict[str, Tensor]]:
+    """Forward and backward once: the output and a copy of every gradient."""
+    model.zero_grad()
+    torch.manual_seed(seed)
+    output = model(inputs, targets)
+    output.loss.backward()
+    return output, gradients(model)
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of every parameter's gradient; every parameter has one."""
+    missing = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert not missing, f"no gradient: {missing}"
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def assert_same_step(one: tuple[ModelOutput, dict[str, Tensor]], other: tuple[ModelOutput, dict[str, Tensor]]) -> None:
+    """Two training steps in float64 agree: logits, all three losses, every gradient."""
+    for name in ("logits", "loss", "cross_entropy", "regulariser"):
+        assert_close(getattr(one[0], name), getattr(other[0], name), rtol=1e-9, atol=1e-12)
+    assert_close(one[1], other[1], rtol=1e-8, atol=1e-11)
+
+
+def forward_runs(config: ModelConfig) -> None:
+    """Finite logits [B, T, V]; the loss is cross entropy plus regulariser, each a number without dimensions."""
+    inputs, targets = tokens(config)
+    output = build(config)(inputs, targets)
+    assert output.logits.shape == (BATCH, LENGTH, config.vocab_size)
+    assert output.logits.isfinite().all()
+    assert output.loss.shape == output.cross_entropy.shape == output.regulariser.shape == ()
+    assert_close(output.loss, output.cross_entropy + output.regulariser)
+    log_likelihood = output.logits.log_softmax(-1).gather(-1, targets[..., None])
+    assert_close(output.cross_entropy, -log_likelihood.mean())
+
+
+def gradients_reach_every_used_parameter(config: ModelConfig) -> None:
+    """All gradients are finite and none is all zero; only experts that nobody chose get zeros."""
+    model = build(config)
+    inputs, targets = tokens(config)
+    _, grads = train_step(model, inputs, targets)
+    for name, gradient in grads.items():
+        assert gradient.isfinite().all(), name
+        assert gradient.count_nonzero() > 0, name
+    torch.manual_seed(3)
+    routing = model(inputs, return_routing=True).routing
+    assert routing is not None
+    for part, router, parameter in EXPERT_PARAMETERS:
+        for index in range(config.group_size):
+            name = f"stack.layers.{index}.{part}.{parameter}"
+            if name in grads:
+                depths = [depth for depth, layer in enumerate(config.schedule) if layer == index]
+                unused = ~torch.stack([used_experts(routing[depth][router].experts, grads[name]) for depth in depths])
+                assert grads[name][unused.all(0)].count_nonzero() == 0, name
+
+
+EXPERT_PARAMETERS = [
+    ("attention", "attention_value", "v_experts"),
+    ("attention", "attention_output", "o_experts"),
+    ("feed_forward", "feed_forward", "up_experts"),
+    ("feed_forward", "feed_forward", "down_experts"),
+]
+
+
+def used_experts(chosen: Tensor, weight: Tensor) -> Tensor:
+    """Which of the weight's experts [G·E, …] occur in a selection [B, T, G, K]; number E is nobody."""
+    groups = chosen.shape[2]
+    per_group = weight.shape[0] // groups
+    used = torch.zeros(groups, per_group + 1, dtype=torch.bool)
+    for group in range(groups):
+        used[group, chosen[:, :, group].flatten()] = True
+    return used[:, :per_group].flatten()
+
+
+def the_future_is_invisible(config: ModelConfig) -> None:
+    """Another token at t leaves the logits before t as they were, and changes those at t."""
+    model = build(config).eval()
+    inputs, _ = tokens(config)
+    before = model(inputs).logits
+    for t in range(LENGTH):
+        changed = inputs.clone()
+        changed[:, t] = (changed[:, t] + 1) % config.vocab_size
+        after = model(changed).logits
+        assert_close(after[:, :t], before[:, :t])
+        assert not torch.allclose(after[:, t], before[:, t])
+
+
+def cached_decoding_equals_the_full_forward(config: ModelConfig) -> None:
+    """Whatever the chunks: all ways to cut T tokens, each chunk continuing from the cache."""
+    model = build(config).eval()
+    inputs, _ = tokens(config)
+    full = model(inputs).logits
+    for cuts in all_cuts(LENGTH):
+        assert_close(in_chunks(model, inputs, cuts), full, rtol=1e-9, atol=1e-12)
+
+
+def cached_decoding_with_padding_equals_the_full_forward(config: ModelConfig) -> None:
+    """The mask of a padded batch covers cached and new tokens."""
+    model = build(config).eval()
+    inputs, _ = tokens(config)
+    real = torch.arange(LENGTH) >= torch.tensor([[0], [2], [LENGTH - 1]])
+    full = model(inputs, attention_mask=real).logits
+    for cuts in ([], [3], list(range(1, LENGTH))):
+        assert_close(in_chunks(model, inputs, cuts, real)[real], full[real], rtol=1e-9, atol=1e-12)
+
+
+def all_cuts(length: int) -> Iterator[list[int]]:
+    """Every set of places at which a sequence can be cut."""
+    for count in range(length):
+        yield from (list(cuts) for cuts in itertools.combinations(range(1, length), count))
+
+
+def in_chunks(model: LanguageModel, inputs: Tensor, cuts: list[int], real: Tensor | None = None) -> Tensor:
+    """The logits of a sequence that is fed chunk by chunk through one cache."""
+    cache = DynamicCache()
+    logits = []
+    for start, stop in itertools.pairwise([0, *cuts, inputs.shape[1]]):
+        mask = None if real is None else real[:, :stop]
+        logits.append(model(inputs[:, start:stop], attention_mask=mask, cache=cache).logits)
+    assert cache.get_seq_length(model.config.num_hidden_layers - 1) == inputs.shape[1]
+    return torch.cat(logits, dim=1)
+
+
+def a_padded_batch_equals_its_sequences_alone(config: ModelConfig) -> None:
+    """Padding on the left or the right changes no logit, loss or gradient of the real tokens."""
+    config = without_dropout(config)
+    model = build(config)
+    inputs, targets = tokens(config)
+    lengths = [LENGTH, 4, 1]
+    alone = [model(inputs[b : b + 1, :n], targets[b : b + 1, :n]) for b, n in enumerate(lengths)]
+    cross_entropy = sum(n * output.cross_entropy for n, output in zip(lengths, alone, strict=True)) / sum(lengths)
+    regulariser = sum(output.regulariser for output in alone) / BATCH
+    model.zero_grad()
+    (cross_entropy + regulariser).backward()
+    expected = gradients(model)
+    for left in (False, True):
+        real = torch.stack([torch.arange(LENGTH) < n for n in lengths])
+        shifted, shifted_targets = inputs.clone(), targets.clone()
+        if left:
+            real = real.flip(-1)
+            for b, n in enumerate(lengths):
+                shifted[b], shifted_targets[b] = inputs[b].roll(-n), targets[b].roll(-n)
+        padded = model(shifted, shifted_targets.where(real, IGNORED_TARGET), attention_mask=real)
+        for b, output in enumerate(alone):
+            assert_close(padded.logits[b, real[b]], output.logits[0], rtol=1e-9, atol=1e-12)
+        assert_close(padded.cross_entropy, cross_entropy)
+        assert_close(padded.regulariser, regulariser)
+        model.zero_grad()
+        padded.loss.backward()
+        assert_close(gradients(model), expected, rtol=1e-8, atol=1e-11)
+
+
+def saved_equals_loaded(config: ModelConfig) -> None:
+    """state_dict, pickle, torch.save and deepcopy give the same bits, also after a training step."""
+    model = build(config)
+    inputs, targets = tokens(config)
+    train_step(model, inputs, targets)
+    model.eval()
+    with torch.no_grad():
+        expected = model(inputs).logits
+        fresh = LanguageModel(config).double()
+        fresh.load_state_dict(model.state_dict())
+        file = io.BytesIO()
+        torch.save(model, file)
+        file.seek(0)
+        copies = [fresh, pickle.loads(pickle.dumps(model)), torch.load(file, weights_only=False), copy.deepcopy(model)]
+        for again in copies:
+            assert torch.equal(again.eval()(inputs).logits, expected)
+
+
+def compiled_equals_eager(config: ModelConfig) -> None:
+    """Each layer compiles to one graph, and computes the same forwards and backwards."""
+    inputs, targets = tokens(config)
+    eager = train_step(build(config), inputs, targets)
+    torch.compiler.reset()
+    model = build(config)
+    for layer in model.stack.layers:
+        layer.compile(backend="aot_eager", fullgraph=True)
+    assert_same_step(train_step(model, inputs, targets), eager)
+
+
+def recomputed_equals_kept(config: ModelConfig) -> None:
+    """Activation checkpointing changes no loss and no gradient, in the first step or the next (facts: defect 24)."""
+    inputs, targets = tokens(config)
+    kept, recomputed = build(config), build(config)
+    recomputed.stack.gradient_checkpointing = True
+    for seed in (3, 4):
+        assert_same_step(train_step(recomputed, inputs, targets, seed), train_step(kept, inputs, targets, seed))
+
+
+def micro_batches_equal_the_whole(config: ModelConfig) -> None:
+    """The mean over equal parts of a batch: losses and gradients."""
+    config = without_dropout(config)
+    model = build(config)
+    inputs, targets = tokens(config, batch=4)
+    whole, expected = train_step(model, inputs, targets)
+    model.zero_grad()
+    losses = []
+    for part, wanted in zip(inputs.chunk(2), targets.chunk(2), strict=True):
+        output = model(part, wanted)
+        (output.loss / 2).backward()
+        losses.append(output.loss)
+    assert_close(torch.stack(losses).mean(), whole.loss)
+    assert_close(gradients(model), expected, rtol=1e-8, atol=1e-11)
+
+
+def described_equals_built(config: ModelConfig) -> None:
+    """The parameters and multiply-accumulates that `cost` states are those of the built model."""
+    config = dataclasses.replace(without_dropout(config), expert_backend="reference")
+    model = build(config).eval()
+    inputs, _ = tokens(config)
+    stated = cost(config, context_length=LENGTH)
+    assert stated.parameters == sum(parameter.numel() for parameter in model.parameters())
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        model(inputs)
+    assert counter.get_total_flops() == 2 * stated.macs_per_token * BATCH * LENGTH
+
+
+def repetition_changes_nothing(config: ModelConfig) -> None:
+    """A second forward and backward gives the same bits: nothing is remembered (facts: defects 24 and 17)."""
+    model = build(config)
+    inputs, targets = tokens(config)
+    first, first_gradients = train_step(model, inputs, targets)
+    model.eval()(inputs[:, :2])
+    model.train()
+    second, second_gradients = train_step(model, inputs, targets)
+    assert torch.equal(first.logits, second.logits)
+    assert torch.equal(first.loss, second.loss)
+    assert all(torch.equal(gradient, second_gradients[name]) for name, gradient in first_gradients.items())
+    assert not list(model.buffers())
+
+
+def two_backward_passes_are_twice_one(config: ModelConfig) -> None:
+    """The graph can be kept and walked again, and gradients add up."""
+    model = build(config)
+    inputs, targets = tokens(config)
+    loss = model(inputs, targets).loss
+    loss.backward(retain_graph=True)
+    once = gradients(model)
+    loss.backward()
+    assert_close(gradients(model), {name: 2 * gradient for name, gradient in once.items()})
+
+
+def inference_mode_leaves_training_alone(config: ModelConfig) -> None:
+    """Training works after a forward under inference_mode and gives the same bits (facts: defect 16)."""
+    inputs, targets = tokens(config)
+    _, expected = train_step(build(config), inputs, targets)
+    model = build(config)
+    with torch.inference_mode():
+        model.eval()(inputs)
+        model.train()(inputs, targets)
+    _, found = train_step(model, inputs, targets)
+    assert all(torch.equal(gradient, found[name]) for name, gradient in expected.items())
+
+
+def an_exception_leaves_nothing_behind(config: ModelConfig) -> None:
+    """After a forward that broke off in the last layer, the next step is as if it had not been (facts: defect 24)."""
+    inputs, targets = tokens(config)
+    expected, expected_gradients = train_step(build(config), inputs, targets)
+    model = build(config)
+
+    def break_off(*_: object) -> None:
+        raise InterruptedError
+
+    handle = model.stack.layers[-1].register_forward_hook(break_off)
+    try:
+        model(inputs, targets)
+    except InterruptedError:
+        handle.remove()
+    found, found_gradients = train_step(model, inputs, targets)
+    assert not handle_is_registered(model)
+    assert torch.equal(found.loss, expected.loss)
+    assert all(torch.equal(gradient, found_gradients[name]) for name, gradient in expected_gradients.items())
+
+
+def handle_is_registered(model: LanguageModel) -> bool:
+    return bool(model.stack.layers[-1]._forward_hooks)
+
+
+def low_precision_keeps_phases_and_scores(config: ModelConfig) -> None:
+    """A whole model in bf16 or fp16 trains in its dtype; rotations and scores stay float32 (facts: defect 21)."""
+    inputs, targets = tokens(config)
+    for dtype in (torch.bfloat16, torch.float16):
+        model = build(config, dtype)
+        with watch(model) as seen:
+            far = torch.arange(1000, 1000 + LENGTH)[None]
+            output = model(inputs, targets, position_ids=far)
+        assert output.logits.dtype == dtype
+        assert output.loss.dtype == torch.float32
+        output.loss.backward()
+        assert all(gradient.isfinite().all() for gradient in gradients(model).values())
+        for cos, sin in seen.phases:
+            assert cos.dtype == sin.dtype == torch.float32
+            if cos.shape[-1]:
+                fastest = torch.stack([cos, sin])[..., 0]
+                assert (fastest.diff(dim=-1).abs().amax(0) > 0.1).all(), "neighbouring positions look alike"
+        for router, x in seen.scored:
+            assert x.dtype == dtype
+            assert router.scores(x).dtype == torch.float32
+
+
+def autocast_keeps_phases_and_scores(config: ModelConfig) -> None:
+    """Under autocast, rotations and scores are float32, and scores those computed without it (facts: 9.1, 9; 9.2, 20)."""
+    model = build(config, torch.float32)
+    inputs, targets = tokens(config)
+    with watch(model) as seen, torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model(inputs, targets).loss
+        under = [router.scores(x) for router, x in seen.scored]
+    loss.backward()
+    assert all(gradient.isfinite().all() for gradient in gradients(model).values())
+    assert loss.dtype == torch.float32
+    assert all(cos.dtype == sin.dtype == torch.float32 for cos, sin in seen.phases)
+    for (router, x), scores in zip(seen.scored, under, strict=True):
+        assert scores.dtype == torch.float32
+        assert torch.equal(scores, router.scores(x))
+
+
+@dataclasses.dataclass
+class Seen:
+    """phases: of every executed layer. scored: every router with what it read."""
+
+    phases: list[Phases]
+    scored: list[tuple[Router, Tensor]]
+
+
+@contextmanager
+def watch(model: LanguageModel) -> Iterator[Seen]:
+    """Note what layers and routers are given."""
+    seen = Seen([], [])
+    handles = []
+    for module in model.modules():
+        if isinstance(module, Layer):
+            handles.append(module.register_forward_pre_hook(lambda _, inputs: seen.phases.append(inputs[1].phases)))
+        if isinstance(module, Router):
+            handles.append(module.register_forward_pre_hook(lambda m, inputs: seen.scored.append((m, inputs[0]))))
+    yield seen
+    for handle in handles:
+        handle.remove()
+    assert len(seen.phases) == model.config.num_hidden_layers
+    routers = sum(isinstance(module, SwitchHeadAttention | SigmaMoE) for module in model.modules())
+    assert bool(seen.scored) == bool(routers)
+
+
+def balance_bound(config: ModelConfig) -> float:
+    """The least regulariser there can be, −G (γ ln E + 2δ ln A): every router perfectly even."""
+    lowest = 0.0
+    if isinstance(config.feed_forward, SigmaMoEConfig):
+        part = config.feed_forward
+        lowest -= part.router_aux_loss_coef * torch.tensor(part.num_experts, dtype=torch.float64).log().item()
+    if isinstance(config.attention, SwitchHeadConfig):
+        part = config.attention
+        lowest -= 2 * part.router_aux_loss_coef * torch.tensor(part.num_experts, dtype=torch.float64).log().item()
+    return config.group_size * lowest
+
+
+def balance_stays_within_bounds(config: ModelConfig) -> None:
+    """−G (γ ln E + 2δ ln A) ≤ regulariser ≤ 0 in training, attained with even routers; exactly 0 in evaluation."""
+    model = build(config)
+    inputs, targets = tokens(config)
+    lowest = balance_bound(config)
+    assert lowest - 1e-12 <= model(inputs).regulariser.item() <= 0
+    assert model.eval()(inputs, targets).regulariser.item() == 0
+    for module in model.modules():
+        if isinstance(module, Router):
+            nn.init.zeros_(module.weight)
+    assert abs(model.train()(inputs).regulariser.item() - lowest) < 1e-12
+
+
+PROMISES: list[Promise] = [
+    forward_runs,
+    gradients_reach_every_used_parameter,
+    the_future_is_invisible,
+    cached_decoding_equals_the_full_forward,
+    cached_decoding_with_padding_equals_the_full_forward,
+    a_padded_batch_equals_its_sequences_alone,
+    saved_equals_loaded,
+    compiled_equals_eager,
+    recomputed_equals_kept,
+    micro_batches_equal_the_whole,
+    described_equals_built,
+    repetition_changes_nothing,
+    two_backward_passes_are_twice_one,
+    inference_mode_leaves_training_alone,
+    an_exception_leaves_nothing_behind,
+    low_precision_keeps_phases_and_scores,
+    autocast_keeps_phases_and_scores,
+    balance_stays_within_bounds,
+]

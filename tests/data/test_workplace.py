@@ -1,0 +1,69 @@
+"""A folder appears whole, or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from moeut.data.workplace import publish, recover, workplace
+
+
+def write(folder: Path, text: str) -> None:
+    with workplace(folder) as partial:
+        (partial / "file").write_text(text)
+        publish(partial, folder)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_nothing_but_the_folder_is_left(tmp_path: Path) -> None:
+    write(tmp_path / "deep" / "data", "one")
+    assert (tmp_path / "deep" / "data" / "file").read_text() == "one"
+    write(tmp_path / "deep" / "data", "two")
+    assert (tmp_path / "deep" / "data" / "file").read_text() == "two"
+    assert names(tmp_path / "deep") == ["data"]
+
+
+def test_an_empty_folder_is_taken_over(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data", "one")
+    assert names(tmp_path) == ["data"]
+    assert names(tmp_path / "data") == ["file"]
+
+
+def test_an_error_leaves_nothing(tmp_path: Path) -> None:
+    def fail() -> None:
+        with workplace(tmp_path / "data") as partial:
+            (partial / "file").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert names(tmp_path) == []
+
+
+def test_what_a_kill_left_is_cleared(tmp_path: Path) -> None:
+    (tmp_path / ".data.partial").mkdir()
+    (tmp_path / ".data.partial" / "stale").write_text("half")
+    write(tmp_path / "data", "one")
+    assert names(tmp_path / "data") == ["file"]
+    assert names(tmp_path) == ["data"]
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with workplace(tmp_path / "data") as partial:
+        (partial / "file").write_text("mine")
+        with pytest.raises(ValueError, match="another process is writing it"), workplace(tmp_path / "data"):
+            pass
+        assert names(partial) == ["file"]
+
+
+def test_a_replacement_cut_short_is_undone_or_finished(tmp_path: Path) -> None:
+    write(tmp_path / "data", "one")
+    (tmp_path / "data").rename(tmp_path / ".data.former")
+    recover(tmp_path / "data")
+    assert (tmp_path / "data" / "file").read_text() == "one"
+    (tmp_path / ".data.former").mkdir()
+    recover(tmp_path / "data")
+    assert names(tmp_path) == ["data"]

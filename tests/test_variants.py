@@ -1,0 +1,100 @@
+"""Does every variant keep every promise of the contract? The table of variants, each at a tiny shape.
+
+A variant is a choice of parts (docs/variants.md). Both expert backends that run everywhere are tried on the paper's own.
+"""
+
+import dataclasses
+
+import contract
+import pytest
+import torch
+
+from moeut.experts import ExpertBackend
+from moeut.model.attention import DenseAttentionConfig
+from moeut.model.feedforward import MLPConfig
+from moeut.model.language_model import LanguageModel, ModelConfig
+from moeut.model.sigma_moe import SigmaMoEConfig
+from moeut.model.switchhead import SwitchHeadConfig
+
+SWITCHHEAD = SwitchHeadConfig(num_attention_heads=2, head_dim=8, num_experts=3)
+DENSE_HEADS = DenseAttentionConfig(num_attention_heads=2, head_dim=8)
+SIGMA_MOE = SigmaMoEConfig(num_experts=5, num_experts_per_tok=2, moe_intermediate_size=4)
+MLP = MLPConfig(intermediate_size=20)
+
+MOEUT = ModelConfig(
+    vocab_size=13, hidden_size=12, num_hidden_layers=6, group_size=2, attention=SWITCHHEAD, feed_forward=SIGMA_MOE
+)
+DENSE = dataclasses.replace(
+    MOEUT, num_hidden_layers=2, group_size=2, norm="pre", attention=DENSE_HEADS, feed_forward=MLP
+)
+
+
+def heads_of(head_dim: int) -> ModelConfig:
+    return dataclasses.replace(MOEUT, attention=dataclasses.replace(SWITCHHEAD, head_dim=head_dim))
+
+
+VARIANTS = {
+    "moeut": MOEUT,
+    "moeut aabb": dataclasses.replace(MOEUT, layer_order="aabb"),
+    "moeut groups of three": dataclasses.replace(MOEUT, group_size=3),
+    "moeut one layer repeated": dataclasses.replace(MOEUT, num_hidden_layers=3, group_size=1),
+    "moeut unshared": dataclasses.replace(MOEUT, num_hidden_layers=3, group_size=3),
+    "moeut pre": dataclasses.replace(MOEUT, norm="pre"),
+    "moeut post": dataclasses.replace(MOEUT, norm="post"),
+    "moeut one gated attention expert": dataclasses.replace(
+        MOEUT, attention=dataclasses.replace(DENSE_HEADS, output_gate=True)
+    ),
+    "sigma-moe unshared": dataclasses.replace(
+        MOEUT, num_hidden_layers=2, group_size=2, attention=dataclasses.replace(
+            SWITCHHEAD, num_experts=1, num_experts_per_tok=1
+        ),
+    ),
+    "dense heads and sigma-moe": dataclasses.replace(MOEUT, attention=DENSE_HEADS),
+    "switchhead and mlp": dataclasses.replace(
+        MOEUT, num_hidden_layers=2, group_size=2, norm="pre", feed_forward=MLP
+    ),
+    "dense transformer": DENSE,
+    "universal transformer": dataclasses.replace(DENSE, num_hidden_layers=3, group_size=1, norm="post"),
+    "universal transformer pre": dataclasses.replace(DENSE, num_hidden_layers=3, group_size=1),
+    "tied embeddings": dataclasses.replace(MOEUT, tie_word_embeddings=True),
+    "every expert selected": dataclasses.replace(
+        MOEUT,
+        attention=dataclasses.replace(SWITCHHEAD, num_experts_per_tok=3),
+        feed_forward=dataclasses.replace(SIGMA_MOE, num_experts_per_tok=5),
+    ),
+    "heads of 41": heads_of(41),
+    "heads of 7": heads_of(7),
+    "heads of 3": heads_of(3),
+    "heads of 1": heads_of(1),
+    "with dropout": dataclasses.replace(
+        MOEUT,
+        hidden_dropout=0.2,
+        attention=dataclasses.replace(SWITCHHEAD, attention_dropout=0.2, expert_dropout=0.2),
+        feed_forward=dataclasses.replace(SIGMA_MOE, expert_dropout=0.2),
+    ),
+    "release's initial weights": dataclasses.replace(MOEUT, initialisation="release"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("promise", contract.PROMISES, ids=lambda promise: promise.__name__)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variant_keeps_its_promise(variant: str, promise: contract.Promise):
+    promise(VARIANTS[variant])
+
+
+@pytest.mark.parametrize("promise", contract.PROMISES, ids=lambda promise: promise.__name__)
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_backend_keeps_its_promise(backend: ExpertBackend, promise: contract.Promise):
+    promise(dataclasses.replace(MOEUT, expert_backend=backend))
+
+
+@pytest.mark.slow
+def test_inductor_equals_eager():
+    """The compiler that generates code, not only graphs; it needs a C++ compiler."""
+    inputs, targets = contract.tokens(MOEUT)
+    eager = contract.train_step(contract.build(MOEUT), inputs, targets)
+    torch.compiler.reset()
+    model: LanguageModel = contract.build(MOEUT)
+    for layer in model.stack.layers:
+        layer.compile(fullgraph=True)
+    contract.assert_same_step(contract.train_step(model, inputs, targets), eager)
