@@ -17,7 +17,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from moeut.experts import Routes, expert_mlp
+from moeut.experts import ExpertBackend, Routes, expert_mlp
 
 
 @dataclass(frozen=True)
@@ -55,32 +55,23 @@ class Inputs:
 
     @classmethod
     def random(cls, shape: Shape, dtype: torch.dtype = torch.float32) -> "Inputs":
-        N, D, E, S, K = (
-            shape.tokens,
-            shape.hidden_size,
-            shape.num_experts,
-            shape.expert_size,
-            shape.num_experts_per_tok,
-        )
-        scores = torch.rand(N, E)
-        return cls(
-            torch.randn(N, D).to(dtype),
-            (torch.randn(E, D, S) / D**0.5).to(dtype),
-            (torch.randn(E, S, D) / (K * S) ** 0.5).to(dtype),
-            *scores.topk(K, sorted=False),
-        )
+        N, D, E = shape.tokens, shape.hidden_size, shape.num_experts
+        S, K = shape.expert_size, shape.num_experts_per_tok
+        gates, expert = torch.rand(N, E).topk(K, sorted=False)
+        up, down = torch.randn(E, D, S) / D**0.5, torch.randn(E, S, D) / (K * S) ** 0.5
+        return cls(torch.randn(N, D).to(dtype), up.to(dtype), down.to(dtype), gates, expert)
 
     def leaves(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.x, self.up, self.down, self.gates
 
 
-def ours(inputs: Inputs, backend: str) -> Tensor:
+def ours(inputs: Inputs, backend: ExpertBackend) -> Tensor:
     routes = Routes.sort(inputs.expert, inputs.up.shape[0])
-    return expert_mlp(inputs.x, inputs.up, inputs.down, routes, inputs.gates.flatten(), backend=backend)  # type: ignore
+    return expert_mlp(inputs.x, inputs.up, inputs.down, routes, inputs.gates.flatten(), backend=backend)
 
 
 def masked_loop(inputs: Inputs) -> Tensor:
-    """A loop over experts, each finding its tokens in a one-hot mask: how transformers writes its mixtures of experts."""
+    """A loop over experts that finds the tokens of each in a one-hot mask, as transformers writes its mixtures."""
     y = torch.zeros_like(inputs.x)
     mask = torch.nn.functional.one_hot(inputs.expert, inputs.up.shape[0]).permute(2, 1, 0)
     for e in mask.sum((1, 2)).nonzero()[:, 0]:
@@ -104,7 +95,8 @@ def forward(layer: Callable[[Inputs], Tensor], inputs: Inputs) -> list[Tensor]:
 def forward_backward(layer: Callable[[Inputs], Tensor], inputs: Inputs) -> list[Tensor]:
     """The output and the gradient of every tensor that has one."""
     leaves = [tensor.detach().requires_grad_() for tensor in inputs.leaves()]
-    y = layer(Inputs(*leaves, inputs.expert))
+    x, up, down, gates = leaves
+    y = layer(Inputs(x, up, down, gates, inputs.expert))
     y.backward(inputs.x)
     return [y, *(leaf.grad for leaf in leaves if leaf.grad is not None)]
 
@@ -144,7 +136,9 @@ def report(name: str, shape: Shape, repetitions: int) -> None:
         for variant, measured in times.items():
             middle = median(measured)
             rate = 2e-9 * factor * shape.macs() / middle
-            result = f"{1e3 * middle:9.2f} ms  {ceiling / middle:5.2f}  {rate:6.0f} GFLOP/s" if right[variant] else "WRONG"
+            result = (
+                f"{1e3 * middle:9.2f} ms  {ceiling / middle:5.2f}  {rate:6.0f} GFLOP/s" if right[variant] else "WRONG"
+            )
             print(f"  {kind:20}{variant:14}{result}")  # noqa: T201
 
 

@@ -1,7 +1,7 @@
 """What can one type? One verb, one function; each imports what it needs when it runs.
 
-Results go to stdout (`--json` for machines), progress and notes to stderr. A mistake of the user's is one line a mistake
-and exit code 2; Ctrl-C ends with 130.
+Results go to stdout (`--json` for machines), progress and notes to stderr. What the user got wrong is one line a
+mistake and exit code 2; Ctrl-C ends with 130.
 """
 
 import argparse
@@ -54,9 +54,15 @@ def build_parser() -> argparse.ArgumentParser:
         help="text files, .jsonl files or folders of them; without any, the source code of Python's standard library",
     )  # fmt: skip
     sub.add_argument("--out", metavar="DIR", help=f"folder to write (default data/NAME, or {DEFAULT_DATA})")
-    sub.add_argument("--vocab-size", type=int, default=2048, metavar="N", help="size of the new tokenizer (%(default)s)")
-    sub.add_argument("--tokenizer", metavar="DIR", help="use this tokenizer instead of training one; `bytes` needs no file")
-    sub.add_argument("--held-out", type=float, default=0.05, metavar="SHARE", help="share never trained on (%(default)s)")
+    sub.add_argument(
+        "--vocab-size", type=int, default=2048, metavar="N", help="size of the new tokenizer (%(default)s)"
+    )
+    sub.add_argument(
+        "--tokenizer", metavar="DIR", help="use this tokenizer instead of training one; `bytes` needs no file"
+    )
+    sub.add_argument(
+        "--held-out", type=float, default=0.05, metavar="SHARE", help="share never trained on (%(default)s)"
+    )
     sub.add_argument("--text-column", default="text", metavar="NAME", help="field of JSON lines (%(default)s)")
     sub.add_argument("--overwrite", action="store_true", help="replace a folder that holds something else")
 
@@ -78,11 +84,15 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = verb("generate", generate, "Continue a prompt.")
     sub.add_argument("model", metavar="MODEL", help="a model folder or a run folder")
-    sub.add_argument("prompt", metavar="PROMPT", nargs="?", default="", help="text to continue (default: a new document)")
+    sub.add_argument(
+        "prompt", metavar="PROMPT", nargs="?", default="", help="text to continue (default: a new document)"
+    )
     sub.add_argument("--max-new-tokens", type=int, default=200, metavar="N", help="(%(default)s)")
     sub.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0 takes the likeliest (%(default)s)")
     sub.add_argument("--top-k", type=int, metavar="K", help="choose among the K likeliest")
-    sub.add_argument("--top-p", type=float, metavar="P", help="choose among the likeliest that hold P of the probability")
+    sub.add_argument(
+        "--top-p", type=float, metavar="P", help="choose among the likeliest that hold P of the probability"
+    )
     sub.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same text (%(default)s)")
 
     sub = verb("describe", describe, "What a configuration is: parameters, multiply-adds, the order of its layers.")
@@ -98,7 +108,9 @@ def _configuration_options(sub: argparse.ArgumentParser) -> None:
     sub.set_defaults(takes_overrides=True)
     sub.add_argument("--preset", metavar="NAME", help=f"named model and training (default {DEFAULT_PRESET})")
     sub.add_argument("--config", type=Path, metavar="FILE", help="YAML laid over the preset")
-    sub.epilog = "Any setting can be given by its dotted name, such as --model.group_size 2 or --training.num_steps 100."
+    sub.epilog = (
+        "Any setting can be given by its dotted name, such as --model.group_size 2 or --training.num_steps 100."
+    )
 
 
 def _overrides(rest: Sequence[str], *, accepted: bool) -> list[tuple[str, str]]:
@@ -119,15 +131,24 @@ def _overrides(rest: Sequence[str], *, accepted: bool) -> list[tuple[str, str]]:
 
 
 def _resolve(options: argparse.Namespace) -> Any:
-    from moeut.config import run_config
+    from moeut.config import run_config, to_tree
     from moeut.presets import run_preset
 
-    base = run_preset(options.preset or DEFAULT_PRESET, data=getattr(options, "data", None) or DEFAULT_DATA)
-    return run_config(base, options.config, options.overrides)
+    base = to_tree(run_preset(options.preset or DEFAULT_PRESET, data=DEFAULT_DATA))
+    data = getattr(options, "data", None)
+    return run_config(base, options.config, [*options.overrides, *([("data", data)] if data else [])])
 
 
 def _print(result: dict[str, Any], lines: Sequence[str], *, as_json: bool) -> None:
     print(json.dumps(result, indent=2) if as_json else "\n".join(lines))
+
+
+def _exit_code(interrupted_by: int | None) -> int:
+    """0, or 128 + the signal that ended a run early, as shells count it."""
+    if interrupted_by is None:
+        return 0
+    print("moeut: interrupted and saved; the same command goes on from here", file=sys.stderr)
+    return 128 + interrupted_by
 
 
 def prepare(options: argparse.Namespace) -> int:
@@ -135,7 +156,7 @@ def prepare(options: argparse.Namespace) -> int:
     from moeut.data.prepare import prepare as prepare_folder
     from moeut.data.sources import find_files, standard_library
     from moeut.data.tokenizer import byte_tokenizer, load_tokenizer
-    from moeut.training.report import Progress
+    from moeut.training.progress import Progress
 
     files = find_files(options.paths) if options.paths else standard_library()
     name = Path(options.paths[0]).name.split(".")[0] if options.paths else ""
@@ -159,7 +180,11 @@ def prepare(options: argparse.Namespace) -> int:
         for name, counts in splits.items()
     ]
     lines.append(f"  vocabulary {manifest.vocab_size:,}")
-    _print({"folder": str(folder), "written": written, "vocab_size": manifest.vocab_size, **splits}, lines, as_json=options.json)
+    _print(
+        {"folder": str(folder), "written": written, "vocab_size": manifest.vocab_size, **splits},
+        lines,
+        as_json=options.json,
+    )
     return 0
 
 
@@ -173,17 +198,70 @@ def train(options: argparse.Namespace) -> int:
         print(to_yaml(config), end="")
         return 0
     folder = Path(options.run or f"runs/{options.preset or DEFAULT_PRESET}")
-    return train_run(config, folder, resume=options.resume, quiet=options.quiet)
+    result = train_run(config, folder, resume=options.resume, quiet=options.quiet)
+    held_out = result.held_out
+    lines = [f"{folder}: {result.step:,} of {config.training.num_steps:,} steps"]
+    if held_out is not None:
+        lines.append(f"  held out: perplexity {held_out.perplexity:.3f}, bits per byte {held_out.bits_per_byte:.4f}")
+    facts = {"run": str(folder), "step": result.step, "held_out": held_out and vars(held_out)}
+    _print(facts, lines, as_json=options.json)
+    return _exit_code(result.interrupted_by)
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """`moeut evaluate`: one model on a held-out part."""
-    raise NotImplementedError
+    """`moeut evaluate`: one model on the held-out part of a prepared folder."""
+    from moeut.data.tokens import open_prepared
+    from moeut.evaluation.perplexity import evaluate as score
+    from moeut.experiments.run import model_folder, run_of
+    from moeut.model.folder import load_model
+    from moeut.training.progress import Progress
+
+    folder = model_folder(Path(options.model))
+    run = run_of(folder)
+    folder_of_data = options.data or (run and run.data)
+    if folder_of_data is None:
+        raise ValueError(f"{folder}: not part of a run, so name the text to evaluate on with --data DIR")
+    context_length = options.context_length or (run.training.context_length if run else 1024)
+    model = load_model(folder)
+    data = open_prepared(folder_of_data)
+    if data.manifest.vocab_size > model.config.vocab_size:
+        raise ValueError(f"{folder_of_data}: its tokenizer is larger than the vocabulary of {folder}")
+    with Progress(quiet=options.quiet) as progress:
+        result = score(model, data.held_out, context_length, options.batch_size, progress)
+    lines = [
+        f"cross entropy   {result.cross_entropy:8.4f} ± {result.standard_error:.4f} nats a token",
+        f"perplexity      {result.perplexity:8.3f}",
+        f"bits per byte   {result.bits_per_byte:8.4f}",
+        f"scored {result.tokens:,} tokens, {result.bytes:,} bytes of {folder_of_data} (held out), "
+        f"in blocks of {context_length:,}",
+    ]
+    facts = {**vars(result), "model": str(folder), "data": str(folder_of_data), "context_length": context_length}
+    _print(facts, lines, as_json=options.json)
+    return 0
 
 
 def generate(options: argparse.Namespace) -> int:
     """`moeut generate`: text to the terminal as it comes."""
-    raise NotImplementedError
+    from moeut.experiments.run import model_folder
+    from moeut.generation.generate import GenerationConfig, load
+    from moeut.generation.generate import generate as write
+
+    settings = GenerationConfig(
+        max_new_tokens=options.max_new_tokens, temperature=options.temperature, top_k=options.top_k,
+        top_p=options.top_p, seed=options.seed,
+    )  # fmt: skip
+    model = load(model_folder(Path(options.model)))
+    if options.json:
+        print(json.dumps({"prompt": options.prompt, "text": write(model, options.prompt, settings)}))
+        return 0
+
+    def show(piece: str) -> None:
+        print(piece, end="", flush=True)
+
+    show(options.prompt)
+    write(model, options.prompt, settings, show)
+    print()
+    return 0
 
 
 def describe(options: argparse.Namespace) -> int:
@@ -196,7 +274,7 @@ def describe(options: argparse.Namespace) -> int:
     facts = {**vars(costs), "schedule": config.schedule, "model": to_tree(config)}
     lines = [
         f"parameters         {costs.parameters:>15,}   of which embedding and head {costs.embedding_parameters:,}",
-        f"active parameters  {costs.active_parameters:>15,}   met by one token in one pass through each different layer",
+        f"active parameters  {costs.active_parameters:>15,}   met by one token in one pass through each layer",
         f"multiply-adds      {costs.macs_per_token:>15,}   a token, forward, context {options.context_length:,}",
         f"layers             {config.num_hidden_layers:>15,}   executed: {' '.join(map(str, config.schedule))}",
         f"attention          {config.attention.kind:>15}",
@@ -210,5 +288,10 @@ def describe(options: argparse.Namespace) -> int:
 def demo(options: argparse.Namespace) -> int:
     """`moeut demo`: see `moeut.experiments.demo`."""
     from moeut.experiments.demo import demo as run_demo
+    from moeut.experiments.demo import report
 
-    return run_demo(Path(options.out), quiet=options.quiet, as_json=options.json)
+    out = Path(options.out)
+    result = run_demo(out, quiet=options.quiet)
+    if result.facts is not None:
+        _print(result.facts, report(result.facts, out), as_json=options.json)
+    return _exit_code(result.interrupted_by)

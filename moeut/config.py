@@ -7,9 +7,10 @@ line that names the field.
 import dataclasses
 import difflib
 import json
+import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,7 +45,7 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_implicit_resolver(  # pyright: ignore[reportUnknownMemberType]
     "tag:yaml.org,2002:float",
-    __import__("re").compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
     list("-+.0123456789"),
 )
 
@@ -52,7 +53,8 @@ _Loader.add_implicit_resolver(  # pyright: ignore[reportUnknownMemberType]
 def run_config(base: Mapping[str, Any], file: Path | None, overrides: Iterable[tuple[str, str]]) -> RunConfig:
     """The configuration that `base` (a preset as a tree), then a YAML file, then dotted overrides make together.
 
-    Raises ValueError with a line for each mistake: unknown key (and the nearest right one), wrong type, impossible value.
+    Raises ValueError with a line for each mistake: unknown key (and the nearest right one), wrong type, impossible
+    value.
     """
     tree = cast(Tree, json.loads(json.dumps(base)))
     if file is not None:
@@ -97,6 +99,12 @@ def merge(tree: Tree, changes: Mapping[str, Any]) -> None:
             merge(old, change)
 
 
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """What differs between two trees: `a.b: 1, now 2` for every field, at most three and a count."""
+    lines = list(_differences(ours, theirs, ""))
+    return lines if len(lines) <= 3 else [*lines[:3], f"and {len(lines) - 3} more"]
+
+
 def validate(kind: type[Any], tree: Tree) -> Any:
     """Build a configuration of type `kind` from a tree. Raises ValueError with one line for each mistake."""
     try:
@@ -104,6 +112,15 @@ def validate(kind: type[Any], tree: Tree) -> Any:
     except ValidationError as error:
         problems = (line for details in error.errors() for line in _describe(kind, tree, details))
         raise ValueError("\n".join(dict.fromkeys(problems))) from None
+
+
+def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for key in dict.fromkeys([*ours, *theirs]):
+        old, new = ours.get(key), theirs.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(cast(Tree, old), cast(Tree, new), f"{prefix}{key}.")
+        elif old != new:
+            yield f"{prefix}{key}: {old}, now {new}"
 
 
 def _nested(key: str, value: Any) -> Tree:

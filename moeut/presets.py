@@ -3,13 +3,18 @@
 Paper appendix (hyper-parameters). The vocabulary of the paper's models is 8,000.
 """
 
+import difflib
 from collections.abc import Callable
 
+from moeut.config import RunConfig
 from moeut.model.attention import DenseAttentionConfig
 from moeut.model.feedforward import MLPConfig
 from moeut.model.language_model import ModelConfig
 from moeut.model.sigma_moe import SigmaMoEConfig
 from moeut.model.switchhead import SwitchHeadConfig
+from moeut.training.loop import TrainingConfig
+from moeut.training.optimizer import OptimizerConfig
+from moeut.training.schedule import LinearSchedule, PaperSchedule
 
 PAPER_VOCABULARY = 8000
 
@@ -51,6 +56,13 @@ def dense(
 
 
 PRESETS: dict[str, Callable[[], ModelConfig]] = {
+    "tiny": lambda: moeut(
+        hidden_size=128, num_hidden_layers=4, group_size=2, num_attention_heads=2, head_dim=32,
+        attention_experts=4, experts=32, experts_per_tok=4, expert_size=64, vocab_size=2048,
+    ),
+    "dense-tiny": lambda: dense(
+        hidden_size=128, num_hidden_layers=4, num_attention_heads=4, head_dim=32, intermediate_size=512, vocab_size=2048
+    ),
     "moeut-44m": lambda: moeut(
         hidden_size=412, num_hidden_layers=16, group_size=2, num_attention_heads=4, head_dim=82,
         attention_experts=8, experts=155, experts_per_tok=12,
@@ -94,4 +106,49 @@ PRESETS: dict[str, Callable[[], ModelConfig]] = {
         hidden_size=1536, num_hidden_layers=36, num_attention_heads=24, head_dim=64, intermediate_size=6144
     ),
 }  # fmt: skip
-"""Every preset's name and what makes it. The small ones are named for what they are for."""
+"""Every preset's name and what makes it."""
+
+TINY_TRAINING = TrainingConfig(
+    num_steps=1600,
+    batch_size=16,
+    context_length=128,
+    optimizer=OptimizerConfig(learning_rate=4e-3),
+    schedule=LinearSchedule(warmup_steps=100),
+    evaluate_every_steps=400,
+    save_every_steps=400,
+)
+"""Four minutes on two CPU cores."""
+
+
+def preset(name: str) -> ModelConfig:
+    """The model of this name. Raises ValueError that names the nearest one, or all."""
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PRESETS)}"
+        raise ValueError(f"--preset: {name!r} is unknown; {hint}")
+    return PRESETS[name]()
+
+
+def run_preset(name: str, data: str) -> RunConfig:
+    """A whole run of the model of this name on a prepared folder: as in the paper for its sizes, otherwise a short one.
+
+    Raises ValueError as `preset` does.
+    """
+    model = preset(name)
+    training = TINY_TRAINING if name.endswith("tiny") else paper_training(small="44m" in name)
+    return RunConfig(data=data, model=model, training=training)
+
+
+def paper_training(*, small: bool) -> TrainingConfig:
+    """The paper's runs: 100,000 steps of 64 × 1,024 tokens; the smallest models without warm-up and clipped harder."""
+    return TrainingConfig(
+        num_steps=100_000,
+        batch_size=64,
+        context_length=1024,
+        optimizer=OptimizerConfig(
+            learning_rate=2.5e-4, adam_beta2=0.999, weight_decay=0.01, decay="all", max_grad_norm=0.1 if small else 0.25
+        ),
+        schedule=PaperSchedule(warmup_steps=0 if small else 4000),
+        evaluate_every_steps=2000,
+        save_every_steps=2000,
+    )

@@ -1,8 +1,8 @@
 """Which operations do experts need, and which implementation carries them out?
 
-Two operations serve every use: `expert_mlp` is σ-MoE's feed-forward (paper, section 2.1), `expert_linear` SwitchHead's
-value and output projections (section 2.2). `Routes` says which row meets which expert. The meaning is in `reference.py`;
-`cpu.py` computes the same faster on a CPU.
+Two operations serve every use: `expert_mlp` is σ-MoE's feed-forward (paper, section 2.1), `expert_linear` is
+SwitchHead's value and output projections (section 2.2). `Routes` says which row meets which expert. The meaning is in
+`reference.py`; `cpu.py` computes the same faster on a CPU.
 
 Letters: R routes, N input rows, M output rows, E experts, K routes per input row, D hidden size, S expert size, I input
 features, O output features.
@@ -29,8 +29,9 @@ def expert_mlp(
         y_n = Σ_{routes r of row n} gate_r · relu(x_n up[e_r]) down[e_r]        route r belongs to row r // K
 
     x: [N, D]; up: [E, D, S]; down: [E, S, D]; routes: R = N·K of them; gates: [R]; returns [N, D] in the dtype of x.
-    Gradients reach x, up, down and gates. 16-bit inputs are summed in float32. Under autocast x, up and down are rounded
-    to autocast's dtype first, as in `torch.nn.functional.linear`; the gates are not. Source: paper, section 2.1.
+    Gradients reach x, up, down and gates. 16-bit inputs are summed in float32. Under autocast x, up and down are
+    rounded to autocast's dtype first, as in `torch.nn.functional.linear`; the gates are not.
+    Source: paper, section 2.1.
 
     Raises ValueError where shapes or dtypes do not fit, or the backend cannot run on x's device.
     """
@@ -54,9 +55,9 @@ def expert_linear(
 
         y_m = Σ_{routes r of output m} gate_r · x_{r // (R / N)} weight[e_r]     route r belongs to output r // (R / M)
 
-    x: [N, I]; weight: [E, I, O]; gates: [R], or None for ones; num_outputs: M; returns [M, O] in the dtype of x. R is a
-    multiple of N and of M: SwitchHead's value projection has M = tokens · heads, its output projection N = tokens · heads
-    and M = tokens. Dtypes and autocast as in `expert_mlp`. Source: paper, section 2.2.
+    x: [N, I]; weight: [E, I, O]; gates: [R], or None for ones; num_outputs: M; returns [M, O] in the dtype of x.
+    R is a multiple of N and of M: SwitchHead's value projection has M = tokens · heads, its output projection
+    N = tokens · heads and M = tokens. Dtypes and autocast as in `expert_mlp`. Source: paper, section 2.2.
 
     Raises ValueError where shapes or dtypes do not fit, or the backend cannot run on x's device.
     """

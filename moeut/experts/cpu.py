@@ -1,29 +1,27 @@
 """How does a CPU carry out the two expert operations quickly, in PyTorch alone?
 
-Routes are taken in the order of their experts, a group of experts at a time: gather the group's rows, multiply them by one
-matrix after the other, scale, and add the results to their output rows. A group's rows stay in the processor's cache, and
-nothing of size R × D is ever stored; for its backward, `expert_mlp` keeps its R × S hidden values and nothing else.
+Routes are taken in the order of their experts, a group of experts at a time: gather the group's rows, multiply them by
+one matrix after the other, scale, and add the results to their output rows. A group's rows stay in the processor's
+cache, and nothing of size R × D is ever stored; for its backward, `expert_mlp` keeps R × S hidden values and no more.
 
-The operations are custom ops, so the number of rows of an expert, known only at run time, stays out of a compiled graph.
-Sums are taken in a fixed order: the same inputs give the same bits.
+The operations are custom ops, so the number of rows of an expert, known only at run time, stays out of a compiled
+graph. Sums are taken in a fixed order: the same inputs give the same bits.
 
 Letters: R routes, N input rows, M output rows, E experts, D hidden size, S expert size, I input features, O output
-features, n rows of one group.
+features.
 """
 
 import math
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from moeut.experts.groups import accumulate, cut, gather, multiply, scatter, scratch
 from moeut.experts.reference import accumulation_dtype
 from moeut.experts.routes import Routes
 
-_SCRATCH_BYTES = 8 * 2**20  # of one gathered group: small enough for the cache, large enough to hide the calls
 _HUGE_PAGE_BYTES = 4 * 2**20  # from here on numpy asks for huge pages
 
 
@@ -48,16 +46,16 @@ def _mlp(
     gate = gates.to(dtype)[order, None]
     y = x.new_zeros(x.shape, dtype=dtype)
     hidden = _fresh((len(order) if keep_hidden else 0, S), dtype)
-    groups = _groups(offsets, D, dtype)
-    scratch_rows, scratch_hidden, scratch_gated = (_scratch(groups, width, dtype) for width in (D, S, S))
+    groups = cut(offsets, D, dtype)
+    scratch_rows, scratch_hidden, scratch_gated = (scratch(groups, width, dtype) for width in (D, S, S))
     for group in groups:
-        z = _gather(x, rows[group.span], scratch_rows)
+        z = gather(x, rows[group.span], scratch_rows)
         h = hidden[group.span] if keep_hidden else scratch_hidden[: group.size]
-        _multiply(group, z, up, h)
+        multiply(group, z, up, h)
         h.relu_()
         gated = torch.mul(h, gate[group.span], out=scratch_gated[: group.size])
-        _multiply(group, gated, down, z)
-        _scatter(y, rows[group.span], z)
+        multiply(group, gated, down, z)
+        scatter(y, rows[group.span], z)
     return y.to(x.dtype), hidden
 
 
@@ -75,8 +73,8 @@ def _mlp_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, up, down and gates; those not `needed` are empty.
 
-    With H = relu(x up), and A = dy downᵀ for the rows of an expert: dgate = rowsum(H · A), so the down projection's output
-    is not needed; ddown = (gate · H)ᵀ dy; with B = gate · A where H > 0: dup = xᵀ B and dx = B upᵀ.
+    With H = relu(x up) and A = dy downᵀ for the rows of an expert: dgate = rowsum(H · A), which spares the output of
+    the down projection; ddown = (gate · H)ᵀ dy; with B = gate · A where H > 0: dup = xᵀ B and dx = B upᵀ.
     """
     dtype, D, S = hidden.dtype, x.shape[1], up.shape[2]
     need_x, need_up, need_down, need_gates = needed
@@ -85,25 +83,25 @@ def _mlp_backward(
     dx = x.new_zeros(x.shape if need_x else 0, dtype=dtype)
     dgate = gate.new_zeros(len(order) if need_gates else 0, 1)
     dup, ddown = _fresh_gradient(up, need_up, offsets), _fresh_gradient(down, need_down, offsets)
-    groups = _groups(offsets, D, dtype)
-    scratch_x, scratch_dy, scratch_hidden, scratch_a = (_scratch(groups, width, dtype) for width in (D, D, S, S))
+    groups = cut(offsets, D, dtype)
+    scratch_x, scratch_dy, scratch_hidden, scratch_a = (scratch(groups, width, dtype) for width in (D, D, S, S))
     for group in groups:
         row, h = rows[group.span], hidden[group.span]
-        dz = _gather(dy, row, scratch_dy)
+        dz = gather(dy, row, scratch_dy)
         a = scratch_a[: group.size]
-        _multiply(group, dz, down.mT, a)
+        multiply(group, dz, down.mT, a)
         product = scratch_hidden[: group.size]
         if need_gates:
             torch.sum(torch.mul(h, a, out=product), 1, keepdim=True, out=dgate[group.span])
         if need_down:
-            _accumulate(group, torch.mul(h, gate[group.span], out=product), dz, ddown)
+            accumulate(group, torch.mul(h, gate[group.span], out=product), dz, ddown)
         a.mul_(gate[group.span])
         torch.ops.aten.threshold_backward.grad_input(a, h, 0, grad_input=a)
         if need_up:
-            _accumulate(group, _gather(x, row, scratch_x), a, dup)
+            accumulate(group, gather(x, row, scratch_x), a, dup)
         if need_x:
-            _multiply(group, a, up.mT, dz)
-            _scatter(dx, row, dz)
+            multiply(group, a, up.mT, dz)
+            scatter(dx, row, dz)
     return dx.to(x.dtype), dup, ddown, _unsort(dgate, order).to(gates.dtype)
 
 
@@ -112,20 +110,20 @@ def _linear(
     x: Tensor, weight: Tensor, order: Tensor, offsets: Tensor, gates: Tensor | None, num_outputs: int
 ) -> Tensor:
     """Return y [M, O]."""
-    dtype, (_, I, O) = accumulation_dtype(x.dtype), weight.shape
+    dtype, (_, I, O), x = accumulation_dtype(x.dtype), weight.shape, x.contiguous()
     input_rows, output_rows = _rows(order, x.shape[0]), _rows(order, num_outputs)
     gate = None if gates is None else gates.to(dtype)[order, None]
-    y = x.new_zeros((num_outputs, O), dtype=dtype)
-    groups = _groups(offsets, max(I, O), dtype)
-    scratch_x, scratch_y = (_scratch(groups, width, dtype) for width in (I, O))
+    y = x.new_zeros(num_outputs, O, dtype=dtype)
+    groups = cut(offsets, max(I, O), dtype)
+    scratch_x, scratch_y = (scratch(groups, width, dtype) for width in (I, O))
     for group in groups:
-        z, product = _gather(x, input_rows[group.span], scratch_x), scratch_y[: group.size]
+        z, product = gather(x, input_rows[group.span], scratch_x), scratch_y[: group.size]
         if gate is not None and I < O:
             z.mul_(gate[group.span])
-        _multiply(group, z, weight, product)
+        multiply(group, z, weight, product)
         if gate is not None and I >= O:
             product.mul_(gate[group.span])
-        _scatter(y, output_rows[group.span], product)
+        scatter(y, output_rows[group.span], product)
     return y.to(x.dtype)
 
 
@@ -145,25 +143,26 @@ def _linear_backward(
     """
     dtype, (_, I, O) = accumulation_dtype(x.dtype), weight.shape
     need_x, need_weight, need_gates = needed
+    dy, x = dy.contiguous(), x.contiguous()
     input_rows, output_rows = _rows(order, x.shape[0]), _rows(order, dy.shape[0])
     gate = None if gates is None else gates.to(dtype)[order, None]
     dx = x.new_zeros(x.shape if need_x else 0, dtype=dtype)
     dgate = x.new_zeros(len(order) if need_gates else 0, 1, dtype=dtype)
     dweight = _fresh_gradient(weight, need_weight, offsets)
-    groups = _groups(offsets, max(I, O), dtype)
-    scratch_x, scratch_a, scratch_dy = (_scratch(groups, width, dtype) for width in (I, I, O))
+    groups = cut(offsets, max(I, O), dtype)
+    scratch_x, scratch_a, scratch_dy = (scratch(groups, width, dtype) for width in (I, I, O))
     for group in groups:
-        z = _gather(x, input_rows[group.span], scratch_x)
-        dz = _gather(dy, output_rows[group.span], scratch_dy)
+        z = gather(x, input_rows[group.span], scratch_x)
+        dz = gather(dy, output_rows[group.span], scratch_dy)
         a = scratch_a[: group.size]
         if need_x or need_gates:
-            _multiply(group, dz, weight.mT, a)
+            multiply(group, dz, weight.mT, a)
         if need_weight:
-            _accumulate(group, z, dz if gate is None else dz.mul_(gate[group.span]), dweight)
+            accumulate(group, z, dz if gate is None else dz.mul_(gate[group.span]), dweight)
         if need_gates:
             torch.sum(z.mul_(a), 1, keepdim=True, out=dgate[group.span])
         if need_x:
-            _scatter(dx, input_rows[group.span], a if gate is None else a.mul_(gate[group.span]))
+            scatter(dx, input_rows[group.span], a if gate is None else a.mul_(gate[group.span]))
     return dx.to(x.dtype), dweight, _unsort(dgate, order).to(x.dtype if gates is None else gates.dtype)
 
 
@@ -243,83 +242,9 @@ _mlp.register_autograd(_mlp_differentiate, setup_context=_mlp_setup)
 _linear.register_autograd(_linear_differentiate, setup_context=_linear_setup)
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Consecutive routes, in sorted order, that are processed together.
-
-    span: their positions in the order; experts, sizes: the expert and the number of rows of each piece; continued: whether
-    a piece goes on with an expert whose first rows were in the group before.
-    """
-
-    span: slice
-    experts: list[int]
-    sizes: list[int]
-    continued: list[bool]
-
-    @property
-    def size(self) -> int:
-        return self.span.stop - self.span.start
-
-
-def _groups(offsets: Tensor, width: int, dtype: torch.dtype) -> list[_Group]:
-    """Cut the routes into groups whose rows of `width` numbers fit the scratch.
-
-    Experts without rows are not visited. Only an expert that is too large for one group is itself cut.
-    """
-    limit = max(1, _SCRATCH_BYTES // (width * dtype.itemsize))
-    bounds = offsets.tolist()
-    pieces = [
-        (begin, min(begin + limit, stop), expert, begin > start)
-        for expert, (start, stop) in enumerate(pairwise(bounds))
-        for begin in range(start, stop, limit)
-    ]
-    groups: list[_Group] = []
-    first = 0
-    for last in range(1, len(pieces) + 1):
-        if last == len(pieces) or pieces[last][1] - pieces[first][0] > limit:
-            begins, ends, experts, continued = zip(*pieces[first:last], strict=True)
-            sizes = [end - begin for begin, end in zip(begins, ends, strict=True)]
-            groups.append(_Group(slice(begins[0], ends[-1]), list(experts), sizes, list(continued)))
-            first = last
-    return groups
-
-
-def _scratch(groups: list[_Group], width: int, dtype: torch.dtype) -> Tensor:
-    return torch.empty(max((group.size for group in groups), default=0), width, dtype=dtype)
-
-
 def _rows(order: Tensor, rows: int) -> Tensor:
     """The row of each sorted route, when routes are spread evenly and in order over `rows` rows."""
     return order // (len(order) // rows) if rows else order
-
-
-def _gather(x: Tensor, rows: Tensor, scratch: Tensor) -> Tensor:
-    """The rows of x, in the scratch and its dtype."""
-    out = scratch[: len(rows)]
-    return torch.index_select(x, 0, rows, out=out) if x.dtype == out.dtype else out.copy_(x.index_select(0, rows))
-
-
-def _scatter(y: Tensor, rows: Tensor, values: Tensor) -> None:
-    """Add each value row to its row of y, in order."""
-    # Of torch's many ways to do this, an index expanded over the last dimension is the one that sorts and sums by row.
-    y.scatter_add_(0, rows[:, None].expand_as(values), values)
-
-
-def _multiply(group: _Group, left: Tensor, weight: Tensor, out: Tensor) -> None:
-    """out = left weight[e], for the rows of each expert e of the group."""
-    for expert, rows, result in zip(group.experts, left.split(group.sizes), out.split(group.sizes), strict=True):
-        torch.mm(rows, weight[expert].to(out.dtype), out=result)
-
-
-def _accumulate(group: _Group, left: Tensor, right: Tensor, gradient: Tensor) -> None:
-    """gradient[e] = leftᵀ right, summed over all rows of each expert e of the group; rows of earlier groups are in it."""
-    pieces = zip(group.experts, group.continued, left.mT.split(group.sizes, 1), right.split(group.sizes), strict=True)
-    for expert, continued, a, b in pieces:
-        target = gradient[expert]
-        if target.dtype == a.dtype:
-            torch.addmm(target, a, b, beta=float(continued), out=target)
-        else:
-            target.copy_(torch.addmm(target.to(a.dtype), a, b, beta=float(continued)))
 
 
 def _unsort(values: Tensor, order: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """What do the two expert operations mean?
 
-A plain loop over experts in ordinary PyTorch: any device, any dtype, gradients by autograd. Every other backend is tested
-against this file. 16-bit inputs are multiplied and summed in float32, and the result is rounded once.
+A plain loop over experts in ordinary PyTorch: any device, any dtype, gradients by autograd. Every other backend is
+tested against this file. 16-bit inputs are multiplied and summed in float32, and the result is rounded once.
 
 Letters: R routes, N input rows, M output rows, E experts, D hidden size, S expert size, I input features, O output
 features.

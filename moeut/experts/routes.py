@@ -1,8 +1,8 @@
 """Which expert does each route go to, and which routes does each expert get?
 
-A route is one token's choice of one expert. Routes are numbered by token: with K choices a token, token t has the routes
-t·K … t·K + K − 1. An expert wants its routes side by side, so they are sorted by expert once, and every projection, its
-backward included, uses that one order.
+A route is one token's choice of one expert. Routes are numbered by token: with K choices a token, token t has the
+routes t·K … t·K + K − 1. An expert wants its routes side by side, so they are sorted by expert once, and every
+projection, its backward included, uses that one order.
 
 Letters: R routes, E experts.
 """

@@ -1,4 +1,4 @@
-"""How does a prompt become text? Tokens chosen one after another by transformers' `generate`, handed over as they come."""
+"""How does a prompt become text? Tokens chosen one after another by transformers' `generate`, streamed as they come."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -76,7 +76,7 @@ def generate(
     input_ids = torch.tensor([prompt_ids], device=device)
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(config.seed)
-        loaded.model.generate(
+        loaded.model.generate(  # pyright: ignore[reportAttributeAccessIssue] (its protocol fits no model)
             input_ids,
             attention_mask=torch.ones_like(input_ids),
             generation_config=_for_transformers(config, loaded, end),

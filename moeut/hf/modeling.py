@@ -31,7 +31,7 @@ class MoEUTForCausalLM(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _skip_keys_device_placement = CACHE_NAME
+    _skip_keys_device_placement = [CACHE_NAME]  # noqa: RUF012
     _tied_weights_keys = {"model.lm_head.weight": "model.embedding.weight"}  # noqa: RUF012 (read by transformers)
 
     def __init__(self, config: MoEUTConfig) -> None:
@@ -42,7 +42,7 @@ class MoEUTForCausalLM(PreTrainedModel, GenerationMixin):
     @classmethod
     def wrap(cls, model: LanguageModel, end_of_document_id: int = 0) -> "MoEUTForCausalLM":
         """This class around a model that exists already: the same parameters, not a copy of them."""
-        special = {f"{use}_token_id": end_of_document_id for use in ("bos", "eos", "pad")}
+        special: dict[str, Any] = {f"{use}_token_id": end_of_document_id for use in ("bos", "eos", "pad")}
         with torch.device("meta"):
             wrapped = cls(MoEUTConfig(core=asdict(model.config), **special))
         wrapped.model = model
@@ -90,12 +90,13 @@ class MoEUTForCausalLM(PreTrainedModel, GenerationMixin):
             attention_mask=attention_mask, position_ids=position_ids, cache=cache,
             logits_to_keep=logits_to_keep, return_hidden_states=output_hidden_states,
         )  # fmt: skip
+        returned_cache: dict[str, Any] = {CACHE_NAME: cache if use_cache else None}
         result = MoeCausalLMOutputWithPast(
             loss=output.loss,
             aux_loss=output.regulariser if self.training else None,
             logits=output.logits,
             hidden_states=output.hidden_states,
-            **{CACHE_NAME: cache if use_cache else None},
+            **returned_cache,
         )
         as_tuple = not (self.config.return_dict if return_dict is None else return_dict)
         return result.to_tuple() if as_tuple else result
@@ -103,14 +104,15 @@ class MoEUTForCausalLM(PreTrainedModel, GenerationMixin):
     def _mask_over_cache(
         self, input_ids: Tensor, attention_mask: Tensor | None, cache: Cache, position_ids: Tensor | None
     ) -> Tensor | None:
-        """The mask [B or 1, 1, T, slots] over all that a cache holds, which for a preallocated one includes empty slots.
+        """The mask [B or 1, 1, T, slots] over all slots of a cache, which for a preallocated one includes empty ones.
 
         None where a plain causal triangle, or a single query that sees everything, says the same.
         """
         like_embeddings = torch.empty(*input_ids.shape, 0, dtype=self.dtype, device=input_ids.device)
+        of_cache: dict[str, Any] = {CACHE_NAME: cache}
         return create_causal_mask(
             config=self.config, inputs_embeds=like_embeddings, attention_mask=attention_mask,
-            position_ids=position_ids, **{CACHE_NAME: cache},
+            position_ids=position_ids, **of_cache,
         )  # fmt: skip
 
     @torch.no_grad()
@@ -127,7 +129,7 @@ class MoEUTForCausalLM(PreTrainedModel, GenerationMixin):
         """The token embedding."""
         return self.model.embedding
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: Any) -> None:
         """Replace the token embedding."""
         self.model.embedding = value
 
@@ -135,7 +137,7 @@ class MoEUTForCausalLM(PreTrainedModel, GenerationMixin):
         """The head."""
         return self.model.lm_head
 
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+    def set_output_embeddings(self, new_embeddings: Any) -> None:
         """Replace the head."""
         self.model.lm_head = new_embeddings
 

@@ -67,9 +67,10 @@ def save_model(
     write_tensors(folder / WEIGHTS, _stored_tensors(model))
     with replacing(folder / "modeling_moeut.py") as file:
         file.write_text(STUB, encoding="utf-8")
-    for name in TOKENIZER_FILES if tokenizer_folder is not None else ():
-        with replacing(folder / name) as file:
-            shutil.copyfile(tokenizer_folder / name, file)
+    if tokenizer_folder is not None:
+        for name in TOKENIZER_FILES:
+            with replacing(folder / name) as file:
+                shutil.copyfile(tokenizer_folder / name, file)
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> LanguageModel:

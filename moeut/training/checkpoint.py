@@ -49,8 +49,8 @@ class TrainingState:
 class Checkpointer:
     """Saves one run's model and optimizer, keeps the newest `keep` checkpoints, and restores the newest whole one.
 
-    run: the run's folder. tokenizer_folder, end_of_document_id: see `moeut.model.folder.save_model`. notice: gets a line
-    for whatever a user should know, such as a damaged checkpoint.
+    run: the run's folder. tokenizer_folder, end_of_document_id: see `moeut.model.folder.save_model`. notice: gets a
+    line for whatever a user should know, such as a damaged checkpoint.
     """
 
     def __init__(
@@ -85,8 +85,8 @@ class Checkpointer:
     def restore(self) -> TrainingState:
         """Bring model, optimizer and random state to where the newest whole checkpoint was; step 0 if there is none.
 
-        What an interrupted save left is removed; damaged checkpoints are noticed and set aside. Raises ValueError if all
-        are damaged, or if the checkpoint is that of another model.
+        What an interrupted save left is removed; damaged checkpoints are noticed and set aside. Raises ValueError if
+        all are damaged, or if the checkpoint is that of another model.
         """
         remove_partial_checkpoints(self.run)
         folder = newest_complete(self.run, self.notice)

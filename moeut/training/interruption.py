@@ -8,9 +8,9 @@ from types import FrameType
 
 
 class Interruption:
-    """Which signal has asked the run to end; None while nobody has."""
+    """Which signal has asked the run to end; nothing is received while nobody has."""
 
-    signal: signal.Signals | None = None
+    received: signal.Signals | None = None
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def interruption() -> Iterator[Interruption]:
         return
 
     def note(number: int, frame: FrameType | None) -> None:
-        noted.signal = signal.Signals(number)
+        noted.received = signal.Signals(number)
         restore()
 
     def restore() -> None:

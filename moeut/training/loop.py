@@ -85,21 +85,22 @@ def train(
     """
     state = checkpointer.restore()
     reporter.resume(state.step, state.report)
-    step, held_out = state.step, None
+    step, held_out, signal = state.step, None, None
     model.train()
     with interruption() as interrupted:
         while True:
             # Saved before, so that an evaluation that is cut short is done again and no training is lost.
-            if _is_evaluated(config, step) and not interrupted.signal:
+            if _is_evaluated(config, step) and not signal:
                 held_out = evaluate()
                 reporter.held_out(step, held_out)
-            if step >= config.num_steps or interrupted.signal:
-                return TrainingResult(step, held_out, interrupted.signal)
+            if step >= config.num_steps or signal:
+                return TrainingResult(step, held_out, signal)
             learning_rate = config.optimizer.learning_rate * config.schedule.factor(step, config.num_steps)
             result = training_step(model, optimizer, batches, step, learning_rate, config.optimizer.max_grad_norm)
             step += 1
             reporter.step(step, result)
-            if step % config.save_every_steps == 0 or _is_evaluated(config, step) or interrupted.signal:
+            signal = interrupted.received
+            if step % config.save_every_steps == 0 or _is_evaluated(config, step) or signal:
                 checkpointer.save(TrainingState(step, reporter.state()))
 
 

@@ -31,7 +31,7 @@ ROLES: tuple[tuple[str, Role], ...] = (
     ("*_proj.weight", "matrix"),
     ("*lm_head.weight", "matrix"),
 )
-"""Which names have which role; the first that fits counts. Never the number of dimensions: it says nothing of a role."""
+"""Which names have which role; the first that fits counts. The number of dimensions says nothing of a role."""
 
 DECAYING_ROLES: dict[Literal["matrices", "all"], tuple[Role, ...]] = {
     "matrices": ("expert", "matrix"),

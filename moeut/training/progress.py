@@ -1,6 +1,5 @@
 """How does one see that something is going on? A bar on a terminal, a line now and then elsewhere, both on stderr."""
 
-import sys
 import time
 
 from rich.console import Console
@@ -18,7 +17,7 @@ class Progress:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
-        console = Console(stderr=True, highlight=False, markup=False)
+        self.console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         self.bars = RichProgress(
             TextColumn("{task.description:<9}"),
             BarColumn(bar_width=24),
@@ -26,8 +25,8 @@ class Progress:
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=console,
-            disable=quiet or not console.is_terminal,
+            console=self.console,
+            disable=quiet or not self.console.is_terminal,
             redirect_stdout=False,
             redirect_stderr=False,
         )
@@ -56,10 +55,7 @@ class Progress:
 
     def warn(self, text: str) -> None:
         """Print a line, quiet or not."""
-        if self.bars.disable:
-            print(text, file=sys.stderr, flush=True)
-        else:
-            self.bars.console.print(text)
+        self.console.print(text)
 
     def _draw(self, stage: str, done: int, total: int | None, note: str) -> None:
         if stage not in self.tasks:
@@ -80,4 +76,4 @@ class Progress:
         parts = [stage, amount, note]
         if total is not None and 0 < done < total:
             parts.append(f"{(now - started) * (total - done) / done:,.0f} s left")
-        print("  ".join(part for part in parts if part), file=sys.stderr, flush=True)
+        self.say("  ".join(part for part in parts if part))

@@ -1,9 +1,9 @@
 """What does a run say about itself while it goes on? Lines in `metrics.jsonl`, and progress on stderr.
 
 Each line is a JSON object with `split`, `step` (steps done) and `tokens` (seen in training so far). `train` lines hold
-means over the steps since the line before: cross_entropy, perplexity, regulariser, gradient_norm, tokens_per_second; the
-learning_rate of the step; and `seconds` spent in training steps since the run began. `held_out` lines hold cross_entropy,
-perplexity, bits_per_byte, standard_error.
+means over the steps since the line before: cross_entropy, perplexity, regulariser, gradient_norm, tokens_per_second;
+the learning_rate of the step; and `seconds` spent in training steps since the run began. `held_out` lines hold
+cross_entropy, perplexity, bits_per_byte, standard_error.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple
 
 from moeut.evaluation.perplexity import Perplexity, perplexity
 from moeut.model.folder import replacing
-from moeut.training.progress import Progress as Progress
+from moeut.training.progress import Progress
 
 
 class StepResult(NamedTuple):
@@ -82,7 +82,7 @@ class Reporter:
             file.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self.file = self.path.open("a", encoding="utf-8")
         if step:
-            self.notice(f"going on after step {step:,} of {self.num_steps:,}")
+            self.progress.say(f"going on after step {step:,} of {self.num_steps:,}")
 
     def state(self) -> dict[str, Any]:
         """What `resume` needs; all lines so far are on the disk when it returns."""

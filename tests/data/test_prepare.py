@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeut.data.prepare import prepare
-from moeut.data.sources import DOCUMENT_BYTES, find_files, read_documents, split_text
+from moeut.data.sources import DOCUMENT_BYTES, find_files, split_text
 from moeut.data.tokenizer import byte_tokenizer, decode
 from moeut.data.tokens import PreparedData, TokenStream, open_prepared
 
@@ -27,8 +27,9 @@ def write_lines(path: Path, texts: list[str]) -> Path:
 
 
 def some_texts(count: int, seed: int = 0) -> list[str]:
-    words = random.Random(seed)
-    return [" ".join(f"word{words.randrange(300)}" for _ in range(40)) + f"\n{i}" for i in range(count)]
+    words = ["".join(random.Random(number).choices("abcdefgh", k=5)) for number in range(300)]
+    choice = random.Random(seed)
+    return [" ".join(choice.choices(words, k=40)) + f"\n{i}" for i in range(count)]
 
 
 def documents(data: PreparedData, stream: TokenStream) -> list[str]:
@@ -254,12 +255,9 @@ def test_a_large_vocabulary_takes_wider_tokens(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_large_document_on_one_line(tmp_path: Path) -> None:
-    path = tmp_path / "long.jsonl"
-    text = "".join(f"number {i} " for i in range(7_000_000))
-    write_lines(path, [text])
-    prepare(tmp_path / "data", find_files([path]), tokenizer=300)
-    data = open_prepared(tmp_path / "data")
-    assert data.train.num_bytes + data.held_out.num_bytes == len(text) > 100_000_000
-    share = data.held_out.num_bytes / len(text)
-    assert 0.04 < share < 0.06
-    assert sum(len(document.text) for document in read_documents(find_files([path]))) == len(text)
+    text = "".join(f"the word number {i} is here " for i in range(3_000_000))
+    files = find_files([write_lines(tmp_path / "long.jsonl", [text])])
+    assert len(text) > 90_000_000
+    counts = prepare(tmp_path / "data", files, tokenizer=byte_tokenizer()).manifest.splits
+    assert counts["train"].bytes + counts["held_out"].bytes == len(text)
+    assert 0.04 < counts["held_out"].bytes / len(text) < 0.06

@@ -1,0 +1,110 @@
+"""What does the whole path look like? Prepare, train, evaluate, compare with baselines, draw a curve, write a sample.
+
+Everything happens in one folder, on the source code of the running Python's standard library; an interrupted demo goes
+on where it stopped.
+"""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from signal import Signals
+from typing import Any, NamedTuple
+
+from moeut.data.prepare import prepare
+from moeut.data.sources import standard_library
+from moeut.data.tokenizer import decode
+from moeut.data.tokens import PreparedData, open_prepared
+from moeut.evaluation.perplexity import evaluate
+from moeut.experiments.baselines import ByteTrigram, xz_bits_per_byte
+from moeut.experiments.run import train
+from moeut.generation.generate import GenerationConfig, generate
+from moeut.model.cost import cost
+from moeut.model.folder import load_model
+from moeut.presets import run_preset
+from moeut.training.curve import plot_curve
+from moeut.training.progress import Progress
+
+PROMPT = "def read_lines(path):\n"
+SAMPLE = GenerationConfig(max_new_tokens=120, temperature=0.7, top_p=0.95, seed=1)
+
+
+class Demonstration(NamedTuple):
+    """What a demonstration found, or the signal that ended it early."""
+
+    facts: dict[str, Any] | None
+    interrupted_by: Signals | None
+
+
+def demo(out: Path, *, quiet: bool = False, num_steps: int | None = None) -> Demonstration:
+    """Run the demonstration in the folder `out`.
+
+    num_steps: train so many steps instead of the preset's (for tests). Raises ValueError where `out` holds another
+    demonstration.
+    """
+    started = time.monotonic()
+    config = run_preset("tiny", data=str(out / "data"))
+    if num_steps is not None:
+        schedule = replace(config.training.schedule, warmup_steps=0)
+        config = replace(config, training=replace(config.training, num_steps=num_steps, schedule=schedule))
+    training = config.training
+    with Progress(quiet=quiet) as progress:
+        prepare(out / "data", standard_library(), tokenizer=config.model.vocab_size, progress=progress)
+    result = train(config, out / "run", quiet=quiet)
+    if result.interrupted_by is not None:
+        return Demonstration(None, result.interrupted_by)
+    data = open_prepared(out / "data")
+    with Progress(quiet=quiet) as progress:
+        model = load_model(out / "run" / "final")
+        scores = evaluate(model, data.held_out, training.context_length, training.batch_size, progress)
+        progress.say("comparing with xz and a byte 3-gram on the same documents")
+        rivals = baselines(data)
+    plot_curve(out / "run", out / "curve.png")
+    facts = {
+        "bits_per_byte": {"moeut": scores.bits_per_byte, **rivals},
+        "parameters": cost(config.model).parameters,
+        "active_parameters": cost(config.model).active_parameters,
+        "tokens": training.num_steps * training.batch_size * training.context_length,
+        "held_out_bytes": scores.bytes,
+        "sample": PROMPT + generate(out / "run" / "final", PROMPT, SAMPLE),
+        "seconds": time.monotonic() - started,
+    }
+    return Demonstration(facts, None)
+
+
+def baselines(data: PreparedData) -> dict[str, float]:
+    """Bits per byte of `xz -9` and of an interpolated byte 3-gram on the held-out documents."""
+    tokenizer = data.tokenizer()
+
+    def documents(split: str) -> list[bytes]:
+        stream = data.train if split == "train" else data.held_out
+        return [
+            decode(tokenizer, stream.document_tokens(number).tolist()).encode()
+            for number in range(len(stream.documents))
+        ]
+
+    held_out = documents("held_out")
+    return {
+        "xz -9": xz_bits_per_byte(held_out),
+        "byte 3-gram": ByteTrigram.fit(documents("train")).bits_per_byte(held_out),
+    }
+
+
+def report(facts: dict[str, Any], out: Path) -> list[str]:
+    """What the demonstration prints."""
+    ours = facts["bits_per_byte"]["moeut"]
+    lines = [
+        "",
+        f"A MoEUT of {facts['parameters']:,} parameters ({facts['active_parameters']:,} active) after "
+        f"{facts['tokens']:,} tokens of Python's standard library,",
+        f"on {facts['held_out_bytes']:,} bytes of files it has never seen, in bits per byte (less is better):",
+        "",
+    ]
+    for name, bits in facts["bits_per_byte"].items():
+        bar = "█" * round(bits * 12)
+        note = "" if name == "moeut" else f"  MoEUT needs {1 - ours / bits:.0%} less" if ours < bits else "  better"
+        lines.append(f"  {name:<12} {bits:.3f}  {bar}{note}")
+    lines += ["", "What it writes:", ""]
+    lines += [f"  │ {line}" for line in facts["sample"].splitlines()]
+    minutes, seconds = divmod(round(facts["seconds"]), 60)
+    lines += ["", f"{minutes} min {seconds} s; model {out / 'run' / 'final'}, loss curve {out / 'curve.png'}"]
+    return lines

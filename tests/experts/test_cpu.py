@@ -1,0 +1,299 @@
+"""Is the CPU path the reference, only faster: every output and gradient, any dtype, shape, layout and mode?"""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from moeut.experts import ExpertBackend, Routes, cpu, expert_linear, expert_mlp, groups, resolve_backend
+
+Layer = Callable[[ExpertBackend], Tensor]
+
+# tokens N, hidden size D, experts E, expert size S, experts per token K
+SHAPES = [(7, 5, 4, 3, 2), (33, 41, 9, 82, 3), (12, 412, 5, 41, 5), (1, 8, 6, 4, 2), (9, 6, 1, 5, 1), (5, 1, 3, 1, 2)]
+TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
+
+
+def unlike(N: int, E: int, K: int, kind: str) -> Tensor:
+    """[N, K] experts: drawn at random (`random`), some without an expert (`sentinel`), all the same (`one`)."""
+    if kind == "one":
+        return torch.full((N, K), E - 1)
+    expert = torch.rand(N, E).topk(K).indices
+    return torch.where(torch.rand(N, K) < 0.3, E, expert) if kind == "sentinel" else expert
+
+
+def mlp_leaves(N: int, D: int, E: int, S: int, K: int, dtype: torch.dtype) -> list[Tensor]:
+    """x, up, down and gates, scaled so that outputs are of order one."""
+    x, up, down = torch.randn(N, D), torch.randn(E, D, S) / D**0.5, torch.randn(E, S, D) / (K * S) ** 0.5
+    return [tensor.to(dtype).requires_grad_() for tensor in (x, up, down, 0.5 + torch.rand(N * K))]
+
+
+def values_and_gradients(layer: Layer, backend: ExpertBackend, leaves: list[Tensor]) -> list[Tensor]:
+    y = layer(backend)
+    dy = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).cos().view(y.shape)
+    return [y, *torch.autograd.grad(y, leaves, dy)]
+
+
+def assert_equal_to_reference(layer: Layer, leaves: list[Tensor]) -> None:
+    """Compare with the reference, each tensor's largest error relative to its largest value."""
+    ours = values_and_gradients(layer, "cpu", leaves)
+    for mine, theirs in zip(ours, values_and_gradients(layer, "reference", leaves), strict=True):
+        assert mine.dtype == theirs.dtype
+        assert mine.shape == theirs.shape
+        if theirs.numel():
+            error = (mine.double() - theirs.double()).abs().max() / theirs.double().abs().max().clamp_min(1e-6)
+            assert error <= TOLERANCES[mine.dtype]
+
+
+@pytest.fixture(params=["4 MB", "tiny"])
+def scratch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run with ordinary groups, and with groups so small that experts are cut."""
+    if request.param == "tiny":
+        monkeypatch.setattr(groups, "_SCRATCH_BYTES", 3000)
+
+
+@pytest.fixture
+def poison(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fill all fresh memory with NaN, torch's and numpy's."""
+
+    def empty(size: int, dtype: type) -> np.ndarray:
+        return np.full(size, 255, dtype)
+
+    monkeypatch.setattr(cpu, "_HUGE_PAGE_BYTES", 1)
+    monkeypatch.setattr(cpu.np, "empty", empty)
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("scratch")
+@pytest.mark.parametrize("kind", ["random", "sentinel", "one"])
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_expert_mlp(shape: tuple[int, int, int, int, int], dtype: torch.dtype, kind: str) -> None:
+    N, _, E, _, K = shape
+    x, up, down, gates = leaves = mlp_leaves(*shape, dtype)
+    routes = Routes.sort(unlike(N, E, K, kind), E)
+    assert_equal_to_reference(lambda backend: expert_mlp(x, up, down, routes, gates, backend=backend), leaves)
+
+
+@pytest.mark.usefixtures("scratch")
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "I", "O"),
+    [(10, 30, 41, 5), (30, 10, 5, 41), (10, 10, 82, 82), (10, 60, 3, 7), (60, 10, 412, 1), (1, 2, 5, 6)],
+    ids=["value", "output", "sum", "plain", "many heads", "one token"],
+)
+def test_expert_linear(inputs: int, outputs: int, I: int, O: int, dtype: torch.dtype, gated: bool) -> None:
+    E, R = 5, 2 * math.lcm(inputs, outputs)
+    x, weight = torch.randn(inputs, I), torch.randn(E, I, O) / I**0.5
+    leaves = [tensor.to(dtype).requires_grad_() for tensor in (x, weight, 0.5 + torch.rand(R))][: 3 if gated else 2]
+    gates = leaves[2] if gated else None
+    routes = Routes.sort(unlike(R, E, 1, "sentinel"), E)
+    assert_equal_to_reference(
+        lambda backend: expert_linear(leaves[0], leaves[1], routes, gates, outputs, backend=backend), leaves
+    )
+
+
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["random", "sentinel", "one"])
+def test_reads_no_memory_that_it_has_not_written(kind: str, dtype: torch.dtype) -> None:
+    x, up, down, gates = leaves = mlp_leaves(8, 6, 12, 5, 2, dtype)
+    routes = Routes.sort(unlike(8, 12, 2, kind), 12)
+    assert_equal_to_reference(lambda backend: expert_mlp(x, up, down, routes, gates, backend=backend), leaves)
+    assert_equal_to_reference(lambda backend: expert_linear(x, up, routes, gates, 16, backend=backend), [x, up, gates])
+
+
+def test_gradients_are_those_of_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "_SCRATCH_BYTES", 200)
+    x, up, down, gates = leaves = mlp_leaves(6, 5, 4, 3, 2, torch.float64)
+    routes = Routes.sort(unlike(6, 4, 2, "sentinel"), 4)
+    backends: tuple[ExpertBackend, ...] = ("cpu", "reference")
+    for backend in backends:
+        assert torch.autograd.gradcheck(lambda *t, b=backend: expert_mlp(*t[:3], routes, t[3], backend=b), leaves)
+        assert torch.autograd.gradcheck(
+            lambda *t, b=backend: expert_linear(*t[:2], routes, t[2], 12, backend=b), [x, up, gates]
+        )
+
+
+@pytest.mark.parametrize("needed", range(1, 16))
+def test_any_subset_of_gradients(needed: int) -> None:
+    x, up, down, gates = leaves = mlp_leaves(7, 5, 4, 3, 2, torch.float64)
+    for bit, leaf in enumerate(leaves):
+        leaf.requires_grad_(bool(needed >> bit & 1))
+    wanted = [leaf for leaf in leaves if leaf.requires_grad]
+    routes = Routes.sort(unlike(7, 4, 2, "random"), 4)
+    assert_equal_to_reference(lambda backend: expert_mlp(x, up, down, routes, gates, backend=backend), wanted)
+    wanted = [leaf for leaf in (x, up, gates) if leaf.requires_grad]
+    if wanted:
+        assert_equal_to_reference(lambda backend: expert_linear(x, up, routes, gates, 7, backend=backend), wanted)
+
+
+def test_any_layout() -> None:
+    N, D, E, S, K = 8, 6, 4, 5, 2
+    x = torch.randn(D, N).T.requires_grad_()
+    up = torch.randn(E, S, D).mT.requires_grad_()
+    down = torch.randn(S, D, E).permute(2, 0, 1).requires_grad_()
+    gates = torch.rand(2 * N * K)[::2].requires_grad_()
+    routes = Routes.sort(unlike(N, E, K, "random"), E)
+    assert_equal_to_reference(
+        lambda backend: expert_mlp(x, up, down, routes, gates, backend=backend), [x, up, down, gates]
+    )
+    row = torch.randn(1, D).expand(N, D).requires_grad_()
+    assert_equal_to_reference(lambda backend: expert_linear(row, up, routes, gates, 1, backend=backend), [row, up])
+
+
+def test_gradient_of_a_sum_has_stride_zero() -> None:
+    x, up, down, gates = leaves = mlp_leaves(7, 5, 4, 3, 2, torch.float64)
+    routes = Routes.sort(unlike(7, 4, 2, "random"), 4)
+    ours = torch.autograd.grad(expert_mlp(x, up, down, routes, gates, backend="cpu").sum(), leaves)
+    theirs = torch.autograd.grad(expert_mlp(x, up, down, routes, gates, backend="reference").sum(), leaves)
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_empty_batch(backend: ExpertBackend) -> None:
+    x, up, down, gates = leaves = mlp_leaves(0, 5, 4, 3, 2, torch.float32)
+    routes = Routes.sort(torch.zeros(0, 2, dtype=torch.int64), 4)
+    for y in (
+        expert_mlp(x, up, down, routes, gates, backend=backend),
+        expert_linear(x, down.mT, routes, gates, 0, backend=backend),
+    ):
+        assert y.shape[0] == 0
+        gradients = torch.autograd.grad(y.sum(), [leaf for leaf in leaves if leaf is not up], allow_unused=True)
+        assert all(gradient is None or not gradient.any() for gradient in gradients)
+
+
+def test_two_backward_passes_and_two_runs_give_the_same_bits() -> None:
+    x, up, down, gates = leaves = mlp_leaves(300, 24, 16, 8, 4, torch.float32)
+    routes = Routes.sort(unlike(300, 16, 4, "random"), 16)
+    y = expert_mlp(x, up, down, routes, gates, backend="cpu")
+    first = torch.autograd.grad(y, leaves, y, retain_graph=True)
+    second = torch.autograd.grad(y, leaves, y)
+    again = expert_mlp(x, up, down, routes, gates, backend="cpu")
+    assert torch.equal(y, again)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    with torch.no_grad():
+        assert torch.equal(y, expert_mlp(x, up, down, routes, gates, backend="cpu"))
+    with torch.inference_mode():
+        assert torch.equal(y, expert_mlp(x, up, down, routes, gates, backend="cpu"))
+
+
+def test_hidden_values_are_kept_only_for_a_backward() -> None:
+    x, up, down, gates = mlp_leaves(7, 5, 4, 3, 2, torch.float32)
+    routes = Routes.sort(unlike(7, 4, 2, "random"), 4)
+    _, kept = cpu._mlp(x, up, down, routes.order, routes.offsets, gates, True)
+    _, dropped = cpu._mlp(x, up, down, routes.order, routes.offsets, gates, False)
+    assert kept.shape == (14, 3)
+    assert not kept.requires_grad
+    assert dropped.numel() == 0
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_autocast_is_that_of_a_linear_layer(backend: ExpertBackend) -> None:
+    leaves = mlp_leaves(7, 5, 4, 3, 2, torch.float32)
+    routes = Routes.sort(unlike(7, 4, 2, "random"), 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = expert_mlp(*leaves[:3], routes, leaves[3], backend=backend)
+        gradients = torch.autograd.grad(y, leaves, torch.ones_like(y))
+    rounded = [leaf.detach().bfloat16().requires_grad_() for leaf in leaves[:3]]
+    expected = expert_mlp(*rounded, routes, leaves[3], backend=backend)
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(y, expected)
+    assert [gradient.dtype for gradient in gradients] == [torch.float32] * 4
+    if backend == "cpu":  # autograd's own products, in the reference, follow autocast
+        outside = torch.autograd.grad(expected, [*rounded, leaves[3]], torch.ones_like(y))
+        assert all(torch.equal(a, b.float()) for a, b in zip(gradients, outside, strict=True))
+
+
+def test_operators_are_what_torch_asks_of_them() -> None:
+    x, up, down, gates = mlp_leaves(7, 5, 4, 3, 2, torch.float32)
+    routes = Routes.sort(unlike(7, 4, 2, "sentinel"), 4)
+    order, offsets = routes.order, routes.offsets
+    torch.library.opcheck(cpu._mlp, (x, up, down, order, offsets, gates, True))
+    torch.library.opcheck(cpu._mlp, (x.bfloat16(), up.bfloat16(), down.bfloat16(), order, offsets, gates, True))
+    torch.library.opcheck(cpu._linear, (x, up, order, offsets, gates, 14))
+    torch.library.opcheck(cpu._linear, (x, up, order, offsets, None, 7))
+    hidden = torch.rand(14, 3)
+    frozen = [tensor.detach() for tensor in (x, x, up, down, order, offsets, gates, hidden)]
+    torch.library.opcheck(cpu._mlp_backward, (*frozen, [True] * 4))
+    torch.library.opcheck(cpu._mlp_backward, (*frozen, [True, False, True, False]))
+    frozen = [tensor.detach() for tensor in (torch.rand(14, 3), x, up, order, offsets, gates)]
+    torch.library.opcheck(cpu._linear_backward, (*frozen, [True, False, True]))
+
+
+def test_compiled_without_graph_breaks() -> None:
+    def layer(x: Tensor, up: Tensor, down: Tensor, scores: Tensor) -> Tensor:
+        gates, expert = scores.topk(2)
+        routes = Routes.sort(expert, 4)
+        values = expert_linear(x, up, routes, gates.flatten(), 2 * x.shape[0])
+        return expert_mlp(x, up, down, routes, gates.sigmoid().flatten()).sum() + values.cos().sum()
+
+    leaves = [*mlp_leaves(7, 5, 4, 3, 2, torch.float64)[:3], torch.randn(7, 4, dtype=torch.float64, requires_grad=True)]
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for tokens in (7, 5, 6):
+        inputs = [leaves[0][:tokens], leaves[1], leaves[2], leaves[3][:tokens]]
+        ours, theirs = compiled(*inputs), layer(*inputs)
+        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(torch.autograd.grad(ours, leaves), torch.autograd.grad(theirs, leaves))
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """How far the memory of this process rises above where it was, as Linux counts it."""
+    clear = Path("/proc/self/clear_refs")
+    try:
+        clear.write_text("5")
+    except OSError:
+        pytest.skip("peak memory is read from Linux's /proc, which cannot be reset here")
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    before = int(status["VmRSS"].split()[0])
+    run()
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return 1024 * (int(status["VmHWM"].split()[0]) - before)
+
+
+def test_nothing_of_size_routes_times_hidden_size_is_stored() -> None:
+    N, D, E, S, K = 2048, 1024, 16, 4, 16
+    x, up, down, gates = mlp_leaves(N, D, E, S, K, torch.float32)
+    routes = Routes.sort(unlike(N, E, K, "random"), E)
+    routes_by_hidden_size = 4 * N * K * D
+
+    def train(backend: ExpertBackend) -> None:
+        expert_mlp(x, up, down, routes, gates, backend=backend).sum().backward()
+
+    assert peak_bytes(lambda: train("reference")) > routes_by_hidden_size  # the measure sees what it should see
+    assert peak_bytes(lambda: train("cpu")) < routes_by_hidden_size / 2
+
+
+def test_backend_choice() -> None:
+    processor, elsewhere = torch.device("cpu"), torch.device("meta")
+    assert resolve_backend("auto", processor) == "cpu"
+    assert resolve_backend("auto", elsewhere) == "reference"
+    assert resolve_backend("reference", processor) == "reference"
+    with pytest.raises(ValueError, match="needs tensors on a CPU"):
+        resolve_backend("cpu", elsewhere)
+    with pytest.raises(ValueError, match="'fast' is unknown: use one of auto, reference, cpu"):
+        resolve_backend("fast", processor)  # type: ignore[arg-type]
+
+
+def test_shapes_that_do_not_fit_are_one_line() -> None:
+    x, up, down, gates = mlp_leaves(7, 5, 4, 3, 2, torch.float32)
+    routes = Routes.sort(unlike(7, 4, 2, "random"), 4)
+    with pytest.raises(ValueError, match=r"^14 routes cannot be shared out evenly over 6 input rows$"):
+        expert_mlp(x[:6], up, down, routes, gates)
+    with pytest.raises(ValueError, match=r"^14 routes cannot be shared out evenly over 3 output rows$"):
+        expert_linear(x, up, routes, gates, 3)
+    with pytest.raises(ValueError, match=r"^gates must have shape \(14,\), one a route, not \(7, 2\)$"):
+        expert_mlp(x, up, down, routes, gates.view(7, 2))
+    with pytest.raises(ValueError, match=r"^the routes know 4 experts, the weights 3$"):
+        expert_mlp(x, up[:3], down, routes, gates)
+    with pytest.raises(ValueError, match=r"^rows are torch.bfloat16 but weights torch.float32"):
+        expert_mlp(x.bfloat16(), up, down, routes, gates)

@@ -1,0 +1,148 @@
+"""A training run so small that tests can afford many; also a program, so that tests can kill it.
+
+`python tiny_run.py RUN KILLS SEED` trains in processes that are killed with SIGKILL at random moments, KILLS times,
+and then lets one finish.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from moeut.data.sampler import Batches, Blocks
+from moeut.data.tokens import TokenStream
+from moeut.evaluation.perplexity import evaluate
+from moeut.model.language_model import LanguageModel, ModelConfig
+from moeut.model.sigma_moe import SigmaMoEConfig
+from moeut.model.switchhead import SwitchHeadConfig
+from moeut.training.checkpoint import Checkpointer
+from moeut.training.loop import TrainingConfig, TrainingResult, train
+from moeut.training.optimizer import OptimizerConfig, build_optimizer
+from moeut.training.progress import Progress
+from moeut.training.random_state import seed_all
+from moeut.training.report import Reporter
+from moeut.training.schedule import CosineSchedule
+
+VOCAB_SIZE = 23
+
+
+def tiny_model(**changes: Any) -> ModelConfig:
+    settings: dict[str, Any] = {
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": 16,
+        "num_hidden_layers": 4,
+        "group_size": 2,
+        "attention": SwitchHeadConfig(num_attention_heads=2, head_dim=8, num_experts=3),
+        "feed_forward": SigmaMoEConfig(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=8),
+    }
+    return ModelConfig(**settings | changes)
+
+
+def tiny_training(**changes: Any) -> TrainingConfig:
+    settings: dict[str, Any] = {
+        "num_steps": 20,
+        "batch_size": 3,
+        "context_length": 12,
+        "evaluate_every_steps": 6,
+        "save_every_steps": 4,
+        "report_every_steps": 3,
+        "optimizer": OptimizerConfig(learning_rate=1e-2),
+        "schedule": CosineSchedule(warmup_steps=5),
+    }
+    return TrainingConfig(**settings | changes)
+
+
+def token_stream(seed: int, num_documents: int = 40) -> TokenStream:
+    """Documents in which each token hints at the next: one of three follows."""
+    generator = np.random.default_rng(seed)
+    stream, places = [0], []
+    for _ in range(num_documents):
+        noise = generator.integers(0, 3, generator.integers(5, 40))
+        ids = 1 + (np.cumsum(noise + 1) % (VOCAB_SIZE - 1))
+        places.append((len(stream), 2 * len(ids)))
+        stream += [*ids.tolist(), 0]
+    return TokenStream([np.array(stream, np.uint16)], np.array(places, np.int64))
+
+
+def run_training(
+    run: Path,
+    training: TrainingConfig,
+    model_config: ModelConfig | None = None,
+    *,
+    before_step: Callable[[int], object] = lambda step: None,
+    quiet: bool = True,
+) -> TrainingResult:
+    """Build every part and train; `before_step` is called with the number of each batch that is read."""
+    seed_all(training.seed)
+    model = LanguageModel(model_config or tiny_model())
+    optimizer = build_optimizer(model, training.optimizer)
+
+    class WatchedBatches(Batches):
+        def batch(self, index: int, rows: slice = slice(None)):
+            before_step(index)
+            return super().batch(index, rows)
+
+    batches = WatchedBatches(
+        Blocks(token_stream(0), training.context_length), training.batch_size, training.seed
+    )
+    held_out = partial(evaluate, model, token_stream(1), training.context_length, 16)
+    with Progress(quiet=quiet) as progress:
+        reporter = Reporter(
+            run, progress, num_steps=training.num_steps,
+            tokens_per_step=training.batch_size * training.context_length, every=training.report_every_steps,
+        )  # fmt: skip
+        checkpointer = Checkpointer(run, model, optimizer, keep=training.keep_checkpoints, notice=reporter.notice)
+        with reporter:
+            return train(training, model, batches, optimizer, held_out, reporter, checkpointer)
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run without what a clock said."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second")} for line in lines]
+
+
+def final_state(run: Path) -> tuple[bytes, bytes, dict[str, Any]]:
+    """Weights, optimizer and the rest of a run's last checkpoint, without what a clock said."""
+    state = json.loads((run / "final/training/state.json").read_text())
+    report = {k: v for k, v in state["report"].items() if not k.endswith("seconds")}
+    weights = (run / "final/model.safetensors").read_bytes()
+    return weights, (run / "final/training/optimizer.safetensors").read_bytes(), state | {"report": report}
+
+
+KILLED_RUN = {"num_steps": 24, "save_every_steps": 2, "evaluate_every_steps": 9}
+DROPOUT = 0.1
+
+
+def kill_and_resume(run: Path, kills: int, seed: int) -> None:
+    generator = random.Random(seed)
+    for _ in range(kills):
+        pid = fork_training(run)
+        time.sleep(generator.uniform(0, 0.3))
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    _, status = os.waitpid(fork_training(run), 0)
+    sys.exit(os.waitstatus_to_exitcode(status))
+
+
+def fork_training(run: Path) -> int:
+    """A process that trains, without a second start of Python; this one must not have computed anything before."""
+    pid = os.fork()
+    if pid == 0:
+        torch.set_num_threads(1)
+        run_training(run, tiny_training(**KILLED_RUN), tiny_model(hidden_dropout=DROPOUT))
+        os._exit(0)
+    return pid
+
+
+if __name__ == "__main__":
+    kill_and_resume(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
