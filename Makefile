@@ -4,6 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := .venv/installed-demo
 DEV := .venv/installed-dev
+# Tiny models gain nothing from threads; processes, one thread each, share out the files instead.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -16,10 +18,10 @@ demo: $(DEMO)  ## train a tiny model on real text and show what it learnt, in ./
 	$(BIN)/moeut demo
 
 test: $(DEV)  ## run the tests, without the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(DEV)  ## run every test
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(DEV)  ## check format, style and types
 	$(BIN)/ruff format --check

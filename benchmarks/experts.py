@@ -126,7 +126,7 @@ def report(name: str, shape: Shape, repetitions: int) -> None:
         variant: variant == "dense" or close(forward_backward(layer, inputs), expected)
         for variant, layer in variants.items()
     }
-    print(f"\n{name}: {shape}")  # noqa: T201
+    print(f"\n{name}: {shape}")
     for kind, run, factor in (("forward", forward, 1), ("forward + backward", forward_backward, 3)):
         times: dict[str, list[float]] = {variant: [] for variant in variants}
         for _ in range(repetitions):
@@ -139,7 +139,7 @@ def report(name: str, shape: Shape, repetitions: int) -> None:
             result = (
                 f"{1e3 * middle:9.2f} ms  {ceiling / middle:5.2f}  {rate:6.0f} GFLOP/s" if right[variant] else "WRONG"
             )
-            print(f"  {kind:20}{variant:14}{result}")  # noqa: T201
+            print(f"  {kind:20}{variant:14}{result}")
 
 
 if __name__ == "__main__":

@@ -242,14 +242,13 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def generate(options: argparse.Namespace) -> int:
     """`moeut generate`: text to the terminal as it comes."""
+    from moeut.config import validate
     from moeut.experiments.run import model_folder
     from moeut.generation.generate import GenerationConfig, load
     from moeut.generation.generate import generate as write
 
-    settings = GenerationConfig(
-        max_new_tokens=options.max_new_tokens, temperature=options.temperature, top_k=options.top_k,
-        top_p=options.top_p, seed=options.seed,
-    )  # fmt: skip
+    names = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
+    settings = validate(GenerationConfig, {name: getattr(options, name) for name in names})
     model = load(model_folder(Path(options.model)))
     if options.json:
         print(json.dumps({"prompt": options.prompt, "text": write(model, options.prompt, settings)}))

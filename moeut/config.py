@@ -161,10 +161,9 @@ def _path(tree: Tree, location: tuple[int | str, ...]) -> list[str]:
     """pydantic's location without the tags of the parts it went through."""
     path: list[str] = []
     node: Any = tree
-    for position, step in enumerate(location):
+    for step in location:
         inside = isinstance(node, dict)
-        last = position == len(location) - 1
-        if inside and step not in node and not last and cast(Tree, node).get("kind") == step:
+        if inside and step not in node and cast(Tree, node).get("kind") == step:
             continue
         path.append(str(step))
         node = cast(Tree, node).get(str(step)) if inside else None

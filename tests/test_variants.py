@@ -7,12 +7,11 @@ import dataclasses
 
 import contract
 import pytest
-import torch
 
 from moeut.experts import ExpertBackend
 from moeut.model.attention import DenseAttentionConfig
 from moeut.model.feedforward import MLPConfig
-from moeut.model.language_model import LanguageModel, ModelConfig
+from moeut.model.language_model import ModelConfig
 from moeut.model.sigma_moe import SigmaMoEConfig
 from moeut.model.switchhead import SwitchHeadConfig
 
@@ -91,10 +90,4 @@ def test_backend_keeps_its_promise(backend: ExpertBackend, promise: contract.Pro
 @pytest.mark.slow
 def test_inductor_equals_eager():
     """The compiler that generates code, not only graphs; it needs a C++ compiler."""
-    inputs, targets = contract.tokens(MOEUT)
-    eager = contract.train_step(contract.build(MOEUT), inputs, targets)
-    torch.compiler.reset()
-    model: LanguageModel = contract.build(MOEUT)
-    for layer in model.stack.layers:
-        layer.compile(fullgraph=True)
-    contract.assert_same_step(contract.train_step(model, inputs, targets), eager)
+    contract.assert_compiled_equals_eager(MOEUT, "inductor")

@@ -92,8 +92,8 @@ def standard_library() -> list[SourceFile]:
     given = f"the standard library of Python {platform.python_version()}"
     files = [
         SourceFile(path, path.relative_to(root).as_posix(), given)
-        for path in _walk(root)
-        if path.suffix == ".py" and not STANDARD_LIBRARY_LEFT_OUT & set(path.relative_to(root).parts) and _is_text(path)
+        for path in _walk(root, STANDARD_LIBRARY_LEFT_OUT)
+        if path.suffix == ".py" and _is_text(path)
     ]
     if not files:
         raise ValueError("this Python came without the source of its standard library; name text files instead")
@@ -200,10 +200,10 @@ def _text_of(line: str, where: str, text_column: str) -> str:
     return record[text_column]
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """The files below `folder`, sorted, without hidden ones."""
+def _walk(folder: Path, left_out: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """The files below `folder`, sorted, without hidden ones and those in folders of the names in `left_out`."""
     for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in left_out)
         yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
 
 

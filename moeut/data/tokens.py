@@ -156,8 +156,8 @@ class TokenStream:
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """The tokens from `start` up to `stop`, within 0 … len: a view where one shard holds them all."""
         assert 0 <= start <= stop <= len(self)
-        shard = bisect.bisect_right(self.starts, start) - 1
-        if stop <= self.starts[min(shard + 1, len(self.shards))]:
+        shard = min(bisect.bisect_right(self.starts, start), len(self.shards)) - 1
+        if stop <= self.starts[shard + 1]:
             offset = self.starts[shard]
             return self.shards[shard][start - offset : stop - offset]
         pieces = []

@@ -46,6 +46,7 @@ def _mlp(
     gate = gates.to(dtype)[order, None]
     y = x.new_zeros(x.shape, dtype=dtype)
     hidden = _fresh((len(order) if keep_hidden else 0, S), dtype)
+    hidden[offsets[-1] :] = 0  # routes without an expert
     groups = cut(offsets, D, dtype)
     scratch_rows, scratch_hidden, scratch_gated = (scratch(groups, width, dtype) for width in (D, S, S))
     for group in groups:
@@ -82,7 +83,7 @@ def _mlp_backward(
     gate = gates.to(dtype)[order, None]
     dx = x.new_zeros(x.shape if need_x else 0, dtype=dtype)
     dgate = gate.new_zeros(len(order) if need_gates else 0, 1)
-    dup, ddown = _fresh_gradient(up, need_up, offsets), _fresh_gradient(down, need_down, offsets)
+    dup, ddown = _fresh_gradient(up, need_up, offsets, dtype), _fresh_gradient(down, need_down, offsets, dtype)
     groups = cut(offsets, D, dtype)
     scratch_x, scratch_dy, scratch_hidden, scratch_a = (scratch(groups, width, dtype) for width in (D, D, S, S))
     for group in groups:
@@ -102,7 +103,7 @@ def _mlp_backward(
         if need_x:
             multiply(group, a, up.mT, dz)
             scatter(dx, row, dz)
-    return dx.to(x.dtype), dup, ddown, _unsort(dgate, order).to(gates.dtype)
+    return dx.to(x.dtype), dup.to(x.dtype), ddown.to(x.dtype), _unsort(dgate, order).to(gates.dtype)
 
 
 @torch.library.custom_op("moeut::expert_linear_cpu", mutates_args=())
@@ -148,7 +149,7 @@ def _linear_backward(
     gate = None if gates is None else gates.to(dtype)[order, None]
     dx = x.new_zeros(x.shape if need_x else 0, dtype=dtype)
     dgate = x.new_zeros(len(order) if need_gates else 0, 1, dtype=dtype)
-    dweight = _fresh_gradient(weight, need_weight, offsets)
+    dweight = _fresh_gradient(weight, need_weight, offsets, dtype)
     groups = cut(offsets, max(I, O), dtype)
     scratch_x, scratch_a, scratch_dy = (scratch(groups, width, dtype) for width in (I, I, O))
     for group in groups:
@@ -163,7 +164,7 @@ def _linear_backward(
             torch.sum(z.mul_(a), 1, keepdim=True, out=dgate[group.span])
         if need_x:
             scatter(dx, input_rows[group.span], a if gate is None else a.mul_(gate[group.span]))
-    return dx.to(x.dtype), dweight, _unsort(dgate, order).to(x.dtype if gates is None else gates.dtype)
+    return dx.to(x.dtype), dweight.to(x.dtype), _unsort(dgate, order).to(x.dtype if gates is None else gates.dtype)
 
 
 @_mlp.register_fake
@@ -261,9 +262,9 @@ def _fresh(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(np.empty(size, dtype=np.uint8)).view(dtype).view(shape)
 
 
-def _fresh_gradient(weight: Tensor, need: bool, offsets: Tensor) -> Tensor:
+def _fresh_gradient(weight: Tensor, need: bool, offsets: Tensor, dtype: torch.dtype) -> Tensor:
     """Room for the gradient of `weight` in which only the experts without rows are zero; empty if there is no need."""
     if not need:
-        return weight.new_empty(0)
+        return weight.new_empty(0, dtype=dtype)
     unused = (offsets.diff() == 0).nonzero()[:, 0]
-    return _fresh(weight.shape, weight.dtype).index_fill_(0, unused, 0)
+    return _fresh(weight.shape, dtype).index_fill_(0, unused, 0)

@@ -4,7 +4,6 @@ Letters: R routes, D features of a row, n rows of one group.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -38,10 +37,11 @@ def cut(offsets: Tensor, width: int, dtype: torch.dtype) -> list[Group]:
     Experts without rows are not visited. Only an expert that is too large for one group is itself cut.
     """
     limit = max(1, _SCRATCH_BYTES // (max(1, width) * dtype.itemsize))
+    used, bounds = offsets.diff().nonzero()[:, 0].tolist(), offsets.tolist()
     pieces = [
-        (begin, min(begin + limit, stop), expert, begin > start)
-        for expert, (start, stop) in enumerate(pairwise(offsets.tolist()))
-        for begin in range(start, stop, limit)
+        (begin, min(begin + limit, bounds[expert + 1]), expert, begin > bounds[expert])
+        for expert in used
+        for begin in range(bounds[expert], bounds[expert + 1], limit)
     ]
     groups: list[Group] = []
     first = 0
@@ -82,7 +82,4 @@ def accumulate(group: Group, left: Tensor, right: Tensor, gradient: Tensor) -> N
     pieces = zip(group.experts, group.continued, left.split(group.sizes), right.split(group.sizes), strict=True)
     for expert, continued, a, b in pieces:
         target = gradient[expert]
-        if target.dtype == a.dtype:
-            torch.addmm(target, a.mT, b, beta=float(continued), out=target)
-        else:
-            target.copy_(torch.addmm(target.to(a.dtype), a.mT, b, beta=float(continued)))
+        torch.addmm(target, a.mT, b, beta=float(continued), out=target)

@@ -66,7 +66,6 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(cpu, "_HUGE_PAGE_BYTES", 1)
     monkeypatch.setattr(cpu.np, "empty", empty)
     torch.use_deterministic_algorithms(True)
-    assert torch.utils.deterministic.fill_uninitialized_memory
     assert torch.empty(3).isnan().all()
     yield
     torch.use_deterministic_algorithms(False)
@@ -112,16 +111,20 @@ def test_reads_no_memory_that_it_has_not_written(kind: str, dtype: torch.dtype) 
     assert_equal_to_reference(lambda backend: expert_linear(x, up, routes, gates, 16, backend=backend), [x, up, gates])
 
 
-def test_gradients_are_those_of_finite_differences(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_gradients_are_those_of_finite_differences(backend: ExpertBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(groups, "_SCRATCH_BYTES", 200)
-    x, up, down, gates = leaves = mlp_leaves(6, 5, 4, 3, 2, torch.float64)
+    leaves = mlp_leaves(6, 5, 4, 3, 2, torch.float64)
     routes = Routes.sort(unlike(6, 4, 2, "sentinel"), 4)
-    backends: tuple[ExpertBackend, ...] = ("cpu", "reference")
-    for backend in backends:
-        assert torch.autograd.gradcheck(lambda *t, b=backend: expert_mlp(*t[:3], routes, t[3], backend=b), leaves)
-        assert torch.autograd.gradcheck(
-            lambda *t, b=backend: expert_linear(*t[:2], routes, t[2], 12, backend=b), [x, up, gates]
-        )
+
+    def mlp(x: Tensor, up: Tensor, down: Tensor, gates: Tensor) -> Tensor:
+        return expert_mlp(x, up, down, routes, gates, backend=backend)
+
+    def linear(x: Tensor, up: Tensor, gates: Tensor) -> Tensor:
+        return expert_linear(x, up, routes, gates, 12, backend=backend)
+
+    assert torch.autograd.gradcheck(mlp, leaves)
+    assert torch.autograd.gradcheck(linear, [leaves[0], leaves[1], leaves[3]])
 
 
 @pytest.mark.parametrize("needed", range(1, 16))
@@ -199,19 +202,19 @@ def test_hidden_values_are_kept_only_for_a_backward() -> None:
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_autocast_is_that_of_a_linear_layer(backend: ExpertBackend) -> None:
-    leaves = mlp_leaves(7, 5, 4, 3, 2, torch.float32)
+    x, up, down, gates = leaves = mlp_leaves(7, 5, 4, 3, 2, torch.float32)
     routes = Routes.sort(unlike(7, 4, 2, "random"), 4)
     with torch.autocast("cpu", torch.bfloat16):
-        y = expert_mlp(*leaves[:3], routes, leaves[3], backend=backend)
+        y = expert_mlp(x, up, down, routes, gates, backend=backend)
         gradients = torch.autograd.grad(y, leaves, torch.ones_like(y))
-    rounded = [leaf.detach().bfloat16().requires_grad_() for leaf in leaves[:3]]
-    expected = expert_mlp(*rounded, routes, leaves[3], backend=backend)
+    a, b, c = (leaf.detach().bfloat16().requires_grad_() for leaf in (x, up, down))
+    expected = expert_mlp(a, b, c, routes, gates, backend=backend)
     assert y.dtype == torch.bfloat16
     assert torch.equal(y, expected)
     assert [gradient.dtype for gradient in gradients] == [torch.float32] * 4
-    if backend == "cpu":  # autograd's own products, in the reference, follow autocast
-        outside = torch.autograd.grad(expected, [*rounded, leaves[3]], torch.ones_like(y))
-        assert all(torch.equal(a, b.float()) for a, b in zip(gradients, outside, strict=True))
+    if backend == "cpu":  # the reference's products in backward are autograd's own, and follow autocast
+        outside = torch.autograd.grad(expected, [a, b, c, gates], torch.ones_like(y))
+        assert all(torch.equal(inner, outer.float()) for inner, outer in zip(gradients, outside, strict=True))
 
 
 def test_operators_are_what_torch_asks_of_them() -> None:
@@ -219,7 +222,7 @@ def test_operators_are_what_torch_asks_of_them() -> None:
     routes = Routes.sort(unlike(7, 4, 2, "sentinel"), 4)
     order, offsets = routes.order, routes.offsets
     torch.library.opcheck(cpu._mlp, (x, up, down, order, offsets, gates, True))
-    torch.library.opcheck(cpu._mlp, (x.bfloat16(), up.bfloat16(), down.bfloat16(), order, offsets, gates, True))
+    torch.library.opcheck(cpu._mlp, (*mlp_leaves(7, 5, 4, 3, 2, torch.bfloat16)[:3], order, offsets, gates, True))
     torch.library.opcheck(cpu._linear, (x, up, order, offsets, gates, 14))
     torch.library.opcheck(cpu._linear, (x, up, order, offsets, None, 7))
     hidden = torch.rand(14, 3)
@@ -237,11 +240,11 @@ def test_compiled_without_graph_breaks() -> None:
         values = expert_linear(x, up, routes, gates.flatten(), 2 * x.shape[0])
         return expert_mlp(x, up, down, routes, gates.sigmoid().flatten()).sum() + values.cos().sum()
 
-    leaves = [*mlp_leaves(7, 5, 4, 3, 2, torch.float64)[:3], torch.randn(7, 4, dtype=torch.float64, requires_grad=True)]
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     for tokens in (7, 5, 6):
-        inputs = [leaves[0][:tokens], leaves[1], leaves[2], leaves[3][:tokens]]
-        ours, theirs = compiled(*inputs), layer(*inputs)
+        scores = torch.randn(tokens, 4, dtype=torch.float64, requires_grad=True)
+        leaves = [*mlp_leaves(tokens, 5, 4, 3, 2, torch.float64)[:3], scores]
+        ours, theirs = compiled(*leaves), layer(*leaves)
         torch.testing.assert_close(ours, theirs)
         torch.testing.assert_close(torch.autograd.grad(ours, leaves), torch.autograd.grad(theirs, leaves))
 

@@ -155,9 +155,9 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
         return [parameter.grad for parameter in model.parameters()]
 
     kept = gradients()
-    model.model.stack.gradient_checkpointing = False
+    # The public methods have another name in every other version of transformers.
     model._set_gradient_checkpointing(enable=True)
-    assert model.is_gradient_checkpointing
+    assert model.model.stack.gradient_checkpointing
     torch.testing.assert_close(gradients(), kept)
     with pytest.raises(ValueError, match="gradient checkpointing"):
         model(ids, use_cache=True)
@@ -173,10 +173,11 @@ def test_folders_of_both_makers_hold_the_same_model(tmp_path: Path, tied: bool) 
     assert not any(info.values())
     assert loaded.dtype == torch.float64
     assert (loaded.generation_config.eos_token_id, loaded.config.pad_token_id) == (7, 7)
-    assert torch.equal(loaded(ids).logits, expected)
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(loaded(ids).logits, expected, rtol=1e-10, atol=1e-10)
     assert (loaded.model.lm_head.weight is loaded.model.embedding.weight) == tied
     loaded.save_pretrained(tmp_path / "theirs")
-    assert torch.equal(load_model(tmp_path / "theirs").eval()(ids).logits, expected)
+    torch.testing.assert_close(load_model(tmp_path / "theirs").state_dict(), model.model.state_dict(), rtol=0, atol=0)
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "theirs", dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
@@ -230,7 +231,7 @@ from transformers import AutoModelForCausalLM
 assert "moeut" not in sys.modules
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1] + "/model", trust_remote_code=True)
 expected = load_file(sys.argv[1] + "/expected.safetensors")
-assert model(expected["ids"]).logits.equal(expected["logits"])
+assert (model(expected["ids"]).logits - expected["logits"]).abs().max() < 1e-10
 model.save_pretrained(sys.argv[1] + "/again")
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(moeut.__file__).parents[1]), "HF_HOME": str(tmp_path / "cache")}

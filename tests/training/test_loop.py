@@ -27,14 +27,6 @@ from moeut.training.optimizer import OptimizerConfig
 from moeut.training.schedule import ConstantSchedule
 
 
-@pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_a_run_learns(tmp_path):
     result = run_training(tmp_path / "run", tiny_training(num_steps=150, evaluate_every_steps=75))
     assert result.step == 150
@@ -64,9 +56,7 @@ def test_lines_stand_for_their_steps(tmp_path):
 @pytest.mark.parametrize("stop_at", [1, 7, 10, 12])
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, dropout, stop_at):
-    model = tiny_model(
-        hidden_dropout=dropout, feed_forward=replace(tiny_model().feed_forward, expert_dropout=dropout)
-    )
+    model = tiny_model(hidden_dropout=dropout, feed_forward=replace(tiny_model().feed_forward, expert_dropout=dropout))
     run_training(tmp_path / "whole", tiny_training(), model)
 
     def terminate(step: int) -> None:
@@ -144,7 +134,7 @@ def killed(run: Path, kills: int, seed: int) -> None:
 
 
 @pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
-def test_killed_and_resumed_equals_uninterrupted(tmp_path, one_thread, kills):
+def test_killed_and_resumed_equals_uninterrupted(tmp_path, kills):
     run_training(tmp_path / "whole", tiny_training(**KILLED_RUN), tiny_model(hidden_dropout=DROPOUT))
     killed(tmp_path / "killed", kills, seed=kills)
     assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")

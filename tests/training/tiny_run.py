@@ -91,9 +91,7 @@ def run_training(
             before_step(index)
             return super().batch(index, rows)
 
-    batches = WatchedBatches(
-        Blocks(token_stream(0), training.context_length), training.batch_size, training.seed
-    )
+    batches = WatchedBatches(Blocks(token_stream(0), training.context_length), training.batch_size, training.seed)
     held_out = partial(evaluate, model, token_stream(1), training.context_length, 16)
     with Progress(quiet=quiet) as progress:
         reporter = Reporter(

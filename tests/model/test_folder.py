@@ -1,0 +1,159 @@
+"""Is a model on disk the model that was saved, and is everything else refused in one line?"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from moeut.model.attention import DenseAttentionConfig
+from moeut.model.feedforward import MLPConfig
+from moeut.model.folder import load_model, load_weights, replacing, save_model
+from moeut.model.language_model import LanguageModel, ModelConfig
+from moeut.model.sigma_moe import SigmaMoEConfig
+from moeut.model.switchhead import SwitchHeadConfig
+
+MOE = ModelConfig(
+    vocab_size=11,
+    hidden_size=8,
+    num_hidden_layers=4,
+    group_size=2,
+    attention=SwitchHeadConfig(num_attention_heads=2, head_dim=4, num_experts=3),
+    feed_forward=SigmaMoEConfig(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=4),
+)
+TIED = ModelConfig(
+    vocab_size=11,
+    hidden_size=8,
+    num_hidden_layers=2,
+    group_size=2,
+    norm="pre",
+    attention=DenseAttentionConfig(num_attention_heads=2, head_dim=4, rope_theta=500.0),
+    feed_forward=MLPConfig(intermediate_size=12),
+    tie_word_embeddings=True,
+)
+CONFIGS = pytest.mark.parametrize("config", [MOE, TIED], ids=["moe", "tied"])
+
+
+@CONFIGS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_what_is_loaded_is_what_was_saved(tmp_path, config, dtype):
+    model = LanguageModel(config).to(dtype).eval()
+    save_model(model, tmp_path / "model")
+    random_state = torch.get_rng_state()
+    loaded = load_model(tmp_path / "model").eval()
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert loaded.config == config
+    assert (loaded.lm_head.weight is loaded.embedding.weight) == config.tie_word_embeddings
+    state = model.state_dict()
+    assert state.keys() == loaded.state_dict().keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.state_dict().items())
+    assert all(parameter.dtype == dtype and parameter.requires_grad for parameter in loaded.parameters())
+    tokens = torch.arange(10).view(2, 5)
+    assert torch.equal(loaded(tokens).logits, model(tokens).logits)
+
+
+@CONFIGS
+def test_layout(tmp_path, config):
+    (tmp_path / "tokenizer").mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "tokenizer" / name).write_text(f"the content of {name}")
+    folder = tmp_path / "model"
+    model = LanguageModel(config)
+    save_model(model, folder, tokenizer_folder=tmp_path / "tokenizer", end_of_document_id=3)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json", "generation_config.json", "model.safetensors", "modeling_moeut.py", "tokenizer.json",
+        "tokenizer_config.json",
+    ]  # fmt: skip
+    assert (folder / "tokenizer.json").read_text() == "the content of tokenizer.json"
+    content = json.loads((folder / "config.json").read_text())
+    assert content["model_type"] == "moeut"
+    assert content["dtype"] == "float32"
+    assert [content[f"{use}_token_id"] for use in ("bos", "eos", "pad")] == [3, 3, 3]
+    assert content["core"]["attention"]["kind"] == config.attention.kind
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+        names = set(file.keys())
+    assert names == {f"model.{name}" for name, _ in model.named_parameters()}
+    assert ("model.lm_head.weight" in names) != config.tie_word_embeddings
+
+
+def test_saving_again_replaces(tmp_path):
+    save_model(LanguageModel(TIED), tmp_path / "model")
+    model = LanguageModel(MOE)
+    save_model(model, tmp_path / "model")
+    assert torch.equal(load_model(tmp_path / "model").lm_head.weight, model.lm_head.weight)
+
+
+def test_tensors_that_do_not_fit_are_all_named(tmp_path):
+    model = LanguageModel(MOE)
+    save_model(model, tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    bias, norm = tensors.pop("model.lm_head.bias"), tensors.pop("model.norm.weight")
+    save_file(tensors | {"model.lm_head.bias": bias[1:], "model.extra": norm}, tmp_path / "model.safetensors")
+    for load in (lambda: load_model(tmp_path), lambda: load_weights(model, tmp_path)):
+        with pytest.raises(ValueError, match="model.safetensors does not fit the model: ") as error:
+            load()
+        for problem in (
+            "model.norm.weight is missing",
+            "model.extra is unknown",
+            "model.lm_head.bias has shape (10,) instead of (11,)",
+        ):
+            assert problem in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def break_config(folder: Path, **changes: object) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | changes))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "config.json is missing; this is no model folder"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json: not a JSON file"),
+        (lambda folder: (folder / "config.json").write_bytes(b"\xff"), "config.json: not a JSON file"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "config.json: expected a JSON object"),
+        (lambda folder: (folder / "config.json").write_text("{}"), "config.json is not that of a moeut model"),
+        (lambda folder: break_config(folder, dtype="float31"), "config.json is not that of a moeut model"),
+        (lambda folder: break_config(folder, dtype=None), "config.json is not that of a moeut model"),
+        (lambda folder: break_config(folder, dtype="nn"), "config.json is not that of a moeut model"),
+        (lambda folder: break_config(folder, core={}), "no model that can be built: .*hidden_size: "),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"text"), "not a safetensors file"),
+    ],
+)
+def test_what_is_no_model_folder_is_refused_in_one_line(tmp_path, damage, message):
+    save_model(LanguageModel(MOE), tmp_path)
+    damage(tmp_path)
+    with pytest.raises(ValueError, match=message) as error:
+        load_model(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_no_folder_at_all(tmp_path):
+    with pytest.raises(ValueError, match=r"config\.json is missing"):
+        load_model(tmp_path / "nothing")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"config\.json is missing"):
+        load_model(tmp_path / "file")
+
+
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail_in_the_middle() -> None:
+        with replacing(path) as file:
+            file.write_text("ne")
+            raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space"):
+        fail_in_the_middle()
+    assert path.read_text() == "old"
+    with replacing(path) as file:
+        file.write_text("new")
+    assert path.read_text() == "new"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
