@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := .venv/installed-demo
 DEV := .venv/installed-dev
-# Tiny models gain nothing from threads; processes, one thread each, share out the files instead.
+# Tiny models gain nothing from threads; processes of one thread each share out the files instead.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help

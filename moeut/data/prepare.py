@@ -211,7 +211,8 @@ def _listing(files: Sequence[SourceFile]) -> str:
 
 
 def _fingerprint(files: Sequence[SourceFile], settings: dict[str, str | int | float]) -> str:
-    contents = [(file.name, file_record(file.path).sha256) for file in files]
+    # The name without its folder: the suffix decides how a file is read, the place it lies at decides nothing.
+    contents = [(file.path.name, file_record(file.path).sha256) for file in files]
     return _digest([FORMAT_VERSION, settings, contents])
 
 

@@ -27,6 +27,9 @@ from moeut.model.language_model import LanguageModel, ModelConfig
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+DTYPES = {
+    str(dtype).removeprefix("torch."): dtype for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+}
 PREFIX = "model."
 """Where the language model stands inside `moeut.hf.MoEUTForCausalLM`."""
 
@@ -81,11 +84,11 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> LanguageMode
     content = read_json(folder / CONFIG)
     try:
         config = TypeAdapter(ModelConfig).validate_json(json.dumps(content["core"]))
-        dtype = getattr(torch, content["dtype"])
+        dtype = DTYPES[content["dtype"]]
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ValueError(f"{folder}: {CONFIG} describes no model that can be built: {problems}") from None
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError):
         raise ValueError(f"{folder}: {CONFIG} is not that of a moeut model") from None
     with torch.device("meta"):
         model = LanguageModel(config)

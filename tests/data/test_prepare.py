@@ -125,6 +125,14 @@ def test_again_does_nothing(tmp_path: Path) -> None:
     assert len(told) == 2
 
 
+def test_where_the_sources_lie_makes_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_lines(tmp_path / "lines.jsonl", some_texts(30))
+    prepare(tmp_path / "data", find_files([path]), tokenizer=byte_tokenizer(), held_out=0.3)
+    monkeypatch.chdir(tmp_path)
+    again = prepare("data", find_files(["lines.jsonl"]), tokenizer=byte_tokenizer(), held_out=0.3)
+    assert not again.written
+
+
 def test_equal_sources_make_equal_folders(tmp_path: Path) -> None:
     files = find_files([write_lines(tmp_path / "lines.jsonl", some_texts(30))])
     for name in ("one", "two"):

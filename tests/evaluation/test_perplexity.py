@@ -47,7 +47,7 @@ def reference(model: LanguageModel, stream: TokenStream, context_length: int) ->
     return losses
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(tokens=st.integers(2, 40), context_length=st.integers(1, 12), batch_size=st.integers(1, 9))
 def test_every_token_counts_once_whatever_the_batches(tokens, context_length, batch_size):
     model, stream = build_model(), build_stream(tokens)

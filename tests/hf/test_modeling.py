@@ -18,7 +18,8 @@ from moeut.hf.modeling import CACHE_NAME, MoEUTForCausalLM
 from moeut.model.attention import DenseAttentionConfig
 from moeut.model.folder import STUB, load_model, save_model
 from moeut.model.language_model import LanguageModel, ModelConfig
-from moeut.presets import dense, moeut as moeut_config
+from moeut.presets import dense
+from moeut.presets import moeut as moeut_config
 
 MOEUT = moeut_config(
     hidden_size=16, num_hidden_layers=4, group_size=2, num_attention_heads=2, head_dim=6, attention_experts=3,
@@ -48,6 +49,11 @@ def prompts(batch: int = 2, length: int = 7) -> Tensor:
 def generated(model: Any, ids: Tensor, mask: Tensor | None = None, **settings: Any) -> Tensor:
     mask = torch.ones_like(ids) if mask is None else mask
     return model.generate(ids, attention_mask=mask, **{**GREEDY, **settings})[:, ids.shape[1] :]
+
+
+def load_with_info(folder: Path) -> tuple[Any, dict[str, Any]]:
+    result: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    return result
 
 
 @VARIANTS
@@ -133,7 +139,7 @@ def test_left_padding_changes_nothing(config: ModelConfig, settings: dict[str, A
 
 def test_beams_are_the_same_with_and_without_a_cache() -> None:
     model, ids = build(MOEUT), prompts()
-    beams = {"num_beams": 3, "num_return_sequences": 3}
+    beams: dict[str, Any] = {"num_beams": 3, "num_return_sequences": 3}
     assert torch.equal(generated(model, ids, **beams), generated(model, ids, use_cache=False, **beams))
 
 
@@ -169,7 +175,7 @@ def test_folders_of_both_makers_hold_the_same_model(tmp_path: Path, tied: bool) 
     model = build(config)
     expected = model(ids).logits
     save_model(model.model, tmp_path / "ours", end_of_document_id=7)
-    loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    loaded, info = load_with_info(tmp_path / "ours")
     assert not any(info.values())
     assert loaded.dtype == torch.float64
     assert (loaded.generation_config.eos_token_id, loaded.config.pad_token_id) == (7, 7)
@@ -188,7 +194,7 @@ def test_what_a_checkpoint_lacks_gets_our_initial_weights(tmp_path: Path) -> Non
     bound = 1 / 16**0.5
     del weights["model.lm_head.weight"], weights["model.norm.weight"]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    loaded, info = load_with_info(tmp_path)
     assert info["missing_keys"] == {"model.lm_head.weight", "model.norm.weight"}
     assert torch.equal(loaded.model.norm.weight, torch.ones(16).double())
     assert 0.9 * bound < loaded.model.lm_head.weight.abs().max() <= bound

@@ -1,15 +1,15 @@
 """A training run so small that tests can afford many; also a program, so that tests can kill it.
 
-`python tiny_run.py RUN KILLS SEED` trains in processes that are killed with SIGKILL at random moments, KILLS times,
-and then lets one finish.
+`python tiny_run.py RUN STEPS KILLS SEED` trains in processes that die of SIGKILL at random moments, KILLS times, and
+then lets one finish.
 """
 
+import itertools
 import json
 import os
 import random
 import signal
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo  # which the optimizer's first step loads: long before any process is forked
 
 from moeut.data.sampler import Batches, Blocks
 from moeut.data.tokens import TokenStream
@@ -33,6 +34,8 @@ from moeut.training.report import Reporter
 from moeut.training.schedule import CosineSchedule
 
 VOCAB_SIZE = 23
+CALLS = 100_000
+"""Moments at which a process may die: about those of four steps and two saves."""
 
 
 def tiny_model(**changes: Any) -> ModelConfig:
@@ -117,30 +120,41 @@ def final_state(run: Path) -> tuple[bytes, bytes, dict[str, Any]]:
     return weights, (run / "final/training/optimizer.safetensors").read_bytes(), state | {"report": report}
 
 
-KILLED_RUN = {"num_steps": 24, "save_every_steps": 2, "evaluate_every_steps": 9}
+KILLED_RUN = {"save_every_steps": 2, "evaluate_every_steps": 9}
 DROPOUT = 0.1
 
 
-def kill_and_resume(run: Path, kills: int, seed: int) -> None:
+def kill_and_resume(run: Path, num_steps: int, kills: int, seed: int) -> None:
+    """Train in processes that die at a random moment, `kills` times, then in one that lives."""
     generator = random.Random(seed)
     for _ in range(kills):
-        pid = fork_training(run)
-        time.sleep(generator.uniform(0, 0.3))
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    _, status = os.waitpid(fork_training(run), 0)
+        status = os.waitpid(fork_training(run, num_steps, calls_to_live=generator.randrange(CALLS)), 0)[1]
+        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+    status = os.waitpid(fork_training(run, num_steps, calls_to_live=None), 0)[1]
     sys.exit(os.waitstatus_to_exitcode(status))
 
 
-def fork_training(run: Path) -> int:
-    """A process that trains, without a second start of Python; this one must not have computed anything before."""
+def fork_training(run: Path, num_steps: int, calls_to_live: int | None) -> int:
+    """A process that trains, without a second start of Python; this one must not have computed anything before.
+
+    calls_to_live: it kills itself with SIGKILL at this call of any function, counted from the start of training.
+    """
     pid = os.fork()
-    if pid == 0:
-        torch.set_num_threads(1)
-        run_training(run, tiny_training(**KILLED_RUN), tiny_model(hidden_dropout=DROPOUT))
-        os._exit(0)
-    return pid
+    if pid:
+        return pid
+    torch.set_num_threads(1)
+    calls = itertools.count()
+
+    def count(*event: object) -> None:
+        if next(calls) == calls_to_live:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if calls_to_live is not None:
+        sys.setprofile(count)
+    run_training(run, tiny_training(num_steps=num_steps, **KILLED_RUN), tiny_model(hidden_dropout=DROPOUT))
+    sys.setprofile(None)
+    os._exit(0)
 
 
 if __name__ == "__main__":
-    kill_and_resume(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    kill_and_resume(Path(sys.argv[1]), *map(int, sys.argv[2:]))

@@ -1,0 +1,80 @@
+"""Does training still compute what it computed? Fifty steps in float64 on one thread, against a recorded curve.
+
+`python tests/test_golden.py` records the curve anew, for a change that is meant to change it.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from moeut.data.sampler import Batches, Blocks
+from moeut.data.tokens import TokenStream
+from moeut.model.language_model import LanguageModel, ModelConfig
+from moeut.model.sigma_moe import SigmaMoEConfig
+from moeut.model.switchhead import SwitchHeadConfig
+from moeut.training.loop import training_step
+from moeut.training.optimizer import OptimizerConfig, build_optimizer
+from moeut.training.schedule import CosineSchedule
+
+CURVE = Path(__file__).parent / "assets" / "golden_moeut.json"
+STEPS, VOCAB_SIZE = 50, 29
+CONFIG = ModelConfig(
+    vocab_size=VOCAB_SIZE,
+    hidden_size=16,
+    num_hidden_layers=4,
+    group_size=2,
+    attention=SwitchHeadConfig(num_attention_heads=2, head_dim=8, num_experts=4),
+    feed_forward=SigmaMoEConfig(num_experts=8, num_experts_per_tok=3, moe_intermediate_size=8),
+)
+
+
+def weights(model: LanguageModel) -> None:
+    """Weights that follow from numpy's documented generator instead of torch's, which may change with its version."""
+    generator = np.random.Generator(np.random.Philox(0))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            values = generator.random(tuple(parameter.shape))
+            parameter.copy_(torch.from_numpy((values - 0.5) * 2 / parameter.shape[-1] ** 0.5))
+
+
+def stream() -> TokenStream:
+    steps = np.random.Generator(np.random.Philox(1)).random(3000)
+    ids = np.cumsum((steps * steps * 5).astype(np.int64) + 1) % VOCAB_SIZE
+    return TokenStream([ids.astype(np.uint16)], np.array([[1, len(ids)]]))
+
+
+def curve() -> list[dict[str, float]]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    model = LanguageModel(CONFIG).double()
+    weights(model)
+    config = OptimizerConfig(learning_rate=3e-3, max_grad_norm=0.5)
+    optimizer = build_optimizer(model, config)
+    batches = Batches(Blocks(stream(), 16), 4, seed=0)
+    schedule = CosineSchedule(warmup_steps=10)
+    results = [
+        training_step(
+            model, optimizer, batches, step, config.learning_rate * schedule.factor(step, STEPS), config.max_grad_norm
+        )
+        for step in range(STEPS)
+    ]
+    torch.set_num_threads(threads)
+    return [
+        {name: getattr(result, name) for name in ("cross_entropy", "regulariser", "gradient_norm")}
+        for result in results
+    ]
+
+
+def test_the_curve_is_the_recorded_one():
+    recorded = json.loads(CURVE.read_text())
+    assert len(recorded) == STEPS
+    for step, (now, then) in enumerate(zip(curve(), recorded, strict=True)):
+        assert now == pytest.approx(then, rel=1e-6), f"step {step}"
+    assert recorded[-1]["cross_entropy"] < 0.8 * recorded[0]["cross_entropy"]
+
+
+if __name__ == "__main__":
+    CURVE.write_text(json.dumps(curve(), indent=1) + "\n", encoding="utf-8")

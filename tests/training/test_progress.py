@@ -1,0 +1,45 @@
+"""Does progress stay on stderr, and out of the way?"""
+
+import io
+
+from rich.console import Console
+from rich.progress import Progress as RichProgress
+
+from moeut.training.progress import Progress
+
+
+def test_lines_outside_a_terminal(capsys):
+    with Progress() as progress:
+        progress("read", 1, None)
+        progress("tokenise", 1, 3)
+        progress("tokenise", 3, 3, "12 tokens/s")
+        progress.say("a note")
+        progress.warn("a warning")
+    assert capsys.readouterr() == ("", "tokenise  3/3  12 tokens/s\na note\na warning\n")
+
+
+def test_quiet_keeps_warnings(capsys):
+    with Progress(quiet=True) as progress:
+        progress("tokenise", 3, 3)
+        progress.say("a note")
+        progress.warn("a warning [not a style] of " + 20 * "many words ")
+    assert capsys.readouterr() == ("", "a warning [not a style] of " + 20 * "many words " + "\n")
+
+
+def test_bars_on_a_terminal(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(
+        "moeut.training.progress.Console",
+        lambda **settings: Console(file=screen, force_terminal=True, width=120, **{**settings, "stderr": False}),
+    )
+    with Progress() as progress:
+        assert isinstance(progress.bars, RichProgress)
+        progress("train", 5, 10, "cross entropy 3.2")
+        progress("evaluate", 7, 7)
+        progress.say("a note")
+        progress("evaluate", 2, 7)
+        tasks = {task.description: (task.completed, task.total) for task in progress.bars.tasks}
+    assert tasks == {"train": (5, 10), "evaluate": (2, 7)}
+    assert "5/10" in screen.getvalue()
+    assert "cross entropy 3.2" in screen.getvalue()
+    assert "a note" in screen.getvalue()
