@@ -1,4 +1,4 @@
-"""What do the configurations of all parts share? Strictness, and the types of their fields.
+"""What do all parts share? How their configurations are checked, and the mark of what is not scored.
 
 A part's configuration is a frozen dataclass in the part's own file, checked by pydantic however it is made: in Python,
 from YAML, or from the command line.
@@ -17,6 +17,10 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 """A share that may be nothing but not everything, such as a dropout rate."""
+
+
+IGNORED_TARGET = -100
+"""The target of a position that is not scored, as everywhere in the field."""
 
 
 def refuse(problems: Iterable[tuple[bool, str]]) -> None:

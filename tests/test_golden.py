@@ -51,7 +51,7 @@ def curve() -> list[dict[str, float]]:
     torch.set_num_threads(1)
     model = LanguageModel(CONFIG).double()
     weights(model)
-    config = OptimizerConfig(learning_rate=3e-3, max_grad_norm=0.5)
+    config = OptimizerConfig(learning_rate=2e-2, max_grad_norm=0.3)
     optimizer = build_optimizer(model, config)
     batches = Batches(Blocks(stream(), 16), 4, seed=0)
     schedule = CosineSchedule(warmup_steps=10)

@@ -4,11 +4,9 @@ A variant is a choice of parts (docs/variants.md).
 """
 
 import dataclasses
-from collections.abc import Iterator
 
 import contract
 import pytest
-from _pytest.mark import ParameterSet
 
 from moeut.model.attention import DenseAttentionConfig
 from moeut.model.feedforward import MLPConfig
@@ -81,15 +79,21 @@ COMPILED_IN_EVERY_RUN = {"moeut post", "moeut one gated attention expert", "dens
 """Compiling takes seconds. These have every part between them; the others are compiled in the slow run."""
 
 
-def cases() -> Iterator[ParameterSet]:
-    for variant, config in VARIANTS.items():
-        for promise in contract.PROMISES:
-            slow = promise is contract.compiled_equals_eager and variant not in COMPILED_IN_EVERY_RUN
-            marks = [pytest.mark.slow] if slow else []
-            yield pytest.param(config, promise, id=f"{variant}: {promise.__name__}", marks=marks)
+CASES = [
+    pytest.param(
+        config,
+        promise,
+        id=f"{variant}: {promise.__name__}",
+        marks=[pytest.mark.slow]
+        if promise is contract.compiled_equals_eager and variant not in COMPILED_IN_EVERY_RUN
+        else [],
+    )
+    for variant, config in VARIANTS.items()
+    for promise in contract.PROMISES
+]
 
 
-@pytest.mark.parametrize(("config", "promise"), cases())
+@pytest.mark.parametrize(("config", "promise"), CASES)
 def test_variant_keeps_its_promise(config: ModelConfig, promise: contract.Promise):
     promise(config)
 

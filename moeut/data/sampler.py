@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeut.data.tokens import TokenStream
+from moeut.settings import IGNORED_TARGET
 
-IGNORED_TARGET = -100
 ROUNDS = 8
 
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import cross_entropy
 
-from moeut.data.sampler import IGNORED_TARGET, evaluation_batches
+from moeut.data.sampler import evaluation_batches
 from moeut.data.tokens import TokenStream
 from moeut.model.language_model import LanguageModel
+from moeut.settings import IGNORED_TARGET
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,10 @@ from moeut.data.prepare import prepare
 from moeut.data.sources import standard_library
 from moeut.data.tokenizer import decode
 from moeut.data.tokens import PreparedData, open_prepared
-from moeut.evaluation.perplexity import evaluate
 from moeut.experiments.baselines import ByteTrigram, xz_bits_per_byte
 from moeut.experiments.run import train
 from moeut.generation.generate import GenerationConfig, generate
 from moeut.model.cost import cost
-from moeut.model.folder import load_model
 from moeut.presets import run_preset
 from moeut.training.curve import plot_curve
 from moeut.training.progress import Progress
@@ -52,19 +50,17 @@ def demo(out: Path, *, quiet: bool = False, num_steps: int | None = None) -> Dem
     result = train(config, out / "run", quiet=quiet)
     if result.interrupted_by is not None:
         return Demonstration(None, result.interrupted_by)
-    data = open_prepared(out / "data")
+    assert result.held_out is not None
     with Progress(quiet=quiet) as progress:
-        model = load_model(out / "run" / "final")
-        scores = evaluate(model, data.held_out, training.context_length, training.batch_size, progress)
         progress.say("comparing with xz and a byte 3-gram on the same documents")
-        rivals = baselines(data)
+        rivals = baselines(open_prepared(out / "data"))
     plot_curve(out / "run", out / "curve.png")
     facts = {
-        "bits_per_byte": {"moeut": scores.bits_per_byte, **rivals},
+        "bits_per_byte": {"moeut": result.held_out.bits_per_byte, **rivals},
         "parameters": cost(config.model).parameters,
         "active_parameters": cost(config.model).active_parameters,
         "tokens": training.num_steps * training.batch_size * training.context_length,
-        "held_out_bytes": scores.bytes,
+        "held_out_bytes": result.held_out.bytes,
         "sample": PROMPT + generate(out / "run" / "final", PROMPT, SAMPLE),
         "seconds": time.monotonic() - started,
     }

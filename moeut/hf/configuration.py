@@ -43,6 +43,7 @@ class MoEUTConfig(PreTrainedConfig):
 
     model_type = "moeut"
     keys_to_ignore_at_inference = ("past_key_values", "cache")
+    has_no_defaults_at_init = True  # older versions of transformers ask, or build one without arguments
 
     hidden_size = _from_core("hidden_size")
     num_hidden_layers = _from_core("num_hidden_layers")

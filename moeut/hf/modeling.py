@@ -15,7 +15,8 @@ from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 
 from moeut.hf.configuration import MoEUTConfig
 from moeut.model.initialise import initialise
-from moeut.model.language_model import IGNORED_TARGET, LanguageModel
+from moeut.model.language_model import LanguageModel
+from moeut.settings import IGNORED_TARGET
 
 CACHE_NAME = "cache" if "cache" in signature(create_causal_mask).parameters else "past_key_values"
 """What this version of transformers calls the cache: 5.24 renamed `past_key_values`."""

@@ -15,10 +15,7 @@ from moeut.model.cache import Cache
 from moeut.model.initialise import Embedding, Linear, Uniform
 from moeut.model.routing import Selection
 from moeut.model.stack import MoEUT, StackConfig
-from moeut.settings import STRICT, PositiveInt
-
-IGNORED_TARGET = -100
-"""The target of a position that is not scored, as everywhere in the field."""
+from moeut.settings import IGNORED_TARGET, STRICT, PositiveInt
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moeut.data.sampler import IGNORED_TARGET, Batches, Blocks, evaluation_batches, permute
+from moeut.data.sampler import Batches, Blocks, evaluation_batches, permute
+from moeut.settings import IGNORED_TARGET
 from moeut.data.tokens import TokenStream
 
 

@@ -240,7 +240,8 @@ expected = load_file(sys.argv[1] + "/expected.safetensors")
 assert (model(expected["ids"]).logits - expected["logits"]).abs().max() < 1e-10
 model.save_pretrained(sys.argv[1] + "/again")
 """
-    environment = {**os.environ, "PYTHONPATH": str(Path(moeut.__file__).parents[1]), "HF_HOME": str(tmp_path / "cache")}
+    path = os.pathsep.join([str(Path(moeut.__file__).parents[1]), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": path, "HF_HOME": str(tmp_path / "cache")}
     ran = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], env=environment, cwd=tmp_path, capture_output=True, text=True
     )

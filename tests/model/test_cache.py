@@ -63,8 +63,8 @@ def test_a_static_cache_with_a_ready_mask_equals_the_full_forward(chunks: list[i
     """A preallocated cache always returns its whole length, so its user says which keys are there."""
     model = LanguageModel(CONFIG).double().eval()
     inputs = torch.randint(11, (2, LENGTH))
-    sizes = PreTrainedConfig(num_hidden_layers=4, num_attention_heads=2, hidden_size=8, head_dim=4)
-    cache = StaticCache(sizes, max_cache_len=ROOM)
+    sizes = {"num_hidden_layers": 4, "num_attention_heads": 2, "hidden_size": 8, "head_dim": 4}
+    cache = StaticCache(PreTrainedConfig.from_dict(sizes), max_cache_len=ROOM)
     logits = []
     for start, stop in [(sum(chunks[:i]), sum(chunks[: i + 1])) for i in range(len(chunks))]:
         visible = torch.arange(ROOM) <= torch.arange(start, stop)[:, None]

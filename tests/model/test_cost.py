@@ -1,4 +1,7 @@
-"""Does a configuration know its cost without being built? (`contract.described_equals_built` compares with built models.)"""
+"""Does a configuration know its cost without being built?
+
+`contract.described_equals_built` compares every variant with the built model.
+"""
 
 import dataclasses
 
@@ -23,7 +26,7 @@ MOEUT = ModelConfig(
 
 
 def test_moeut_by_hand():
-    """One layer: queries and keys 2·4·6, routers 2·2·5·4, value and output experts 2·(2·5)·4·3, σ-MoE 7·(2·4·8) + 7·4."""
+    """A layer: queries and keys 2·4·6, routers 2·2·5·4, value and output experts 2·(2·5)·4·3, σ-MoE 7·2·4·8 + 7·4."""
     found = cost(MOEUT, context_length=9)
     everything = 48 + 80 + 240 + 448 + 28 + 4 * 4
     active = 48 + 80 + 96 + 192 + 28 + 4 * 4

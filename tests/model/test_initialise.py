@@ -16,7 +16,7 @@ from moeut.model.feedforward import MLPConfig
 from moeut.model.initialise import InitialWeights, NormalWithEqualRows, TruncatedNormal
 from moeut.model.language_model import LanguageModel, ModelConfig
 from moeut.model.layer import NormName
-from moeut.model.sigma_moe import SigmaMoEConfig
+from moeut.model.sigma_moe import SigmaMoE, SigmaMoEConfig
 from moeut.model.switchhead import SwitchHeadConfig
 
 D, L, HEADS, HEAD_DIM, EXPERTS, SIZE, VOCABULARY = 96, 8, 4, 16, 20, 32, 300
@@ -91,7 +91,9 @@ def test_dense_parts_start_with_an_exact_deviation():
     assert_cut_normal(found["stack.layers.1.feed_forward.up_proj.weight"], alpha / math.sqrt(D))
     assert_cut_normal(found["stack.layers.1.feed_forward.down_proj.weight"], alpha / math.sqrt(SIZE))
     assert_normal(found["stack.layers.1.attention.gate_proj.weight"], alpha / math.sqrt(D))
-    biases = [value for name, value in found.items() if "feed_forward" in name and "norm" not in name and "bias" in name]
+    biases = [
+        value for name, value in found.items() if "feed_forward" in name and "norm" not in name and "bias" in name
+    ]
     assert len(biases) == 4
     assert all(value.count_nonzero() == 0 for value in biases)
 
@@ -146,7 +148,8 @@ def counted(filled: Counter[int], fill: Callable[..., Tensor]) -> Callable[..., 
 
 def test_only_the_named_parameters_are_filled():
     model = LanguageModel(MOEUT)
-    moe = model.stack.layers[0].feed_forward
+    moe = model.stack.get_submodule("layers.0.feed_forward")
+    assert isinstance(moe, SigmaMoE)
     up, down = moe.up_experts.clone(), moe.down_experts.clone()
     initialise.initialise(moe, {"up_experts"})
     assert not torch.equal(moe.up_experts, up)

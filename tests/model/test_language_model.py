@@ -8,6 +8,7 @@ import torch
 from contract import in_chunks
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn.functional import layer_norm, linear
 from torch.testing import assert_close
 from transformers import DynamicCache
@@ -40,7 +41,7 @@ def test_embedding_norm_and_head(norm: NormName):
     if norm == "post":
         vectors = layer_norm(vectors * math.sqrt(8), (8,), eps=1e-5)
     stream = model.stack(vectors).hidden_states
-    if norm != "post":
+    if isinstance(model.norm, nn.LayerNorm):
         stream = layer_norm(stream, (8,), model.norm.weight, model.norm.bias, eps=1e-5)
     assert_close(model(inputs).logits, linear(stream, model.lm_head.weight, model.lm_head.bias))
     assert any(name.startswith("norm.") for name in model.state_dict()) == (norm != "post")

@@ -24,7 +24,9 @@ class Spy(nn.Module):
         super().__init__()
         self.update = update
 
-    def forward(self, scored: Tensor, projected: Tensor, *_: object, **__: object) -> tuple[Tensor, dict[str, Selection]]:
+    def forward(
+        self, scored: Tensor, projected: Tensor, *_: object, **__: object
+    ) -> tuple[Tensor, dict[str, Selection]]:
         self.scored, self.projected = scored, projected
         return torch.full_like(scored, self.update), {}
 

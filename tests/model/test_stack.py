@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from moeut.model.attention import DenseAttentionConfig
@@ -150,11 +150,12 @@ def test_what_was_not_asked_for_is_not_returned():
 def recorded_scores(stack: MoEUT, x: Tensor, mask: Tensor | None) -> tuple[Tensor, dict[Router, list[Tensor]]]:
     """A forward's regulariser, and the raw scores of every router at each of its repeats."""
     scores: dict[Router, list[Tensor]] = {}
-    handles = [
-        module.register_forward_pre_hook(lambda m, inputs: scores.setdefault(m, []).append(m.scores(inputs[0])))
-        for module in stack.modules()
-        if isinstance(module, Router)
-    ]
+
+    def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(module, Router)
+        scores.setdefault(module, []).append(module.scores(inputs[0]))
+
+    handles = [module.register_forward_pre_hook(record) for module in stack.modules() if isinstance(module, Router)]
     regulariser = stack(x, mask).regulariser
     for handle in handles:
         handle.remove()
