@@ -9,94 +9,39 @@ Letters: B batch, T tokens, N cached and new tokens, V vocabulary.
 import copy
 import dataclasses
 import io
-import itertools
 import pickle
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from steps import (
+    BATCH,
+    EXPERT_PARAMETERS,
+    LENGTH,
+    all_cuts,
+    assert_identical_step,
+    assert_same_step,
+    balance_bound,
+    build,
+    gradients,
+    in_chunks,
+    tokens,
+    train_step,
+    used_experts,
+    watch,
+    without_dropout,
+)
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import DynamicCache
 
-from moeut.model.attention import DenseAttentionConfig
 from moeut.model.cost import cost
-from moeut.model.feedforward import MLPConfig
-from moeut.model.language_model import IGNORED_TARGET, LanguageModel, ModelConfig, ModelOutput
-from moeut.model.layer import Layer
-from moeut.model.rope import Phases
+from moeut.model.language_model import IGNORED_TARGET, LanguageModel, ModelConfig
 from moeut.model.routing import Router
-from moeut.model.sigma_moe import SigmaMoE, SigmaMoEConfig
-from moeut.model.switchhead import SwitchHeadAttention, SwitchHeadConfig
 
-BATCH, LENGTH = 3, 6
 Promise = Callable[[ModelConfig], None]
-
-
-def build(config: ModelConfig, dtype: torch.dtype = torch.float64) -> LanguageModel:
-    """A model for training, the same each time it is built."""
-    torch.manual_seed(1)
-    return LanguageModel(config).to(dtype)
-
-
-def without_dropout(config: ModelConfig) -> ModelConfig:
-    """The same variant without the parts whose random numbers depend on the shape of the batch."""
-    attention, feed_forward = config.attention, config.feed_forward
-    return dataclasses.replace(
-        config,
-        hidden_dropout=0.0,
-        attention=dataclasses.replace(attention, attention_dropout=0.0)
-        if isinstance(attention, DenseAttentionConfig)
-        else dataclasses.replace(attention, attention_dropout=0.0, expert_dropout=0.0),
-        feed_forward=feed_forward
-        if isinstance(feed_forward, MLPConfig)
-        else dataclasses.replace(feed_forward, expert_dropout=0.0),
-    )
-
-
-def tokens(config: ModelConfig, batch: int = BATCH, length: int = LENGTH) -> tuple[Tensor, Tensor]:
-    """Inputs and targets [B, T], the same each time."""
-    generator = torch.Generator().manual_seed(2)
-    block = torch.randint(config.vocab_size, (batch, length + 1), generator=generator)
-    return block[:, :-1], block[:, 1:]
-
-
-def train_step(
-    model: nn.Module, inputs: Tensor, targets: Tensor, seed: int = 3
-) -> tuple[ModelOutput, dict[str, Tensor]]:
-    """Forward and backward once: the output and a copy of every gradient."""
-    model.zero_grad()
-    torch.manual_seed(seed)
-    output = model(inputs, targets)
-    output.loss.backward()
-    return output, gradients(model)
-
-
-def gradients(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of every parameter's gradient; every parameter has one."""
-    missing = [name for name, parameter in model.named_parameters() if parameter.grad is None]
-    assert not missing, f"no gradient: {missing}"
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
-
-
-def assert_same_step(one: tuple[ModelOutput, dict[str, Tensor]], other: tuple[ModelOutput, dict[str, Tensor]]) -> None:
-    """Two training steps in float64 agree: logits, all three losses, every gradient."""
-    for name in ("logits", "loss", "cross_entropy", "regulariser"):
-        assert_close(getattr(one[0], name), getattr(other[0], name), rtol=1e-9, atol=1e-12)
-    assert_close(one[1], other[1], rtol=1e-8, atol=1e-11)
-
-
-def assert_identical_step(
-    one: tuple[ModelOutput, dict[str, Tensor]], other: tuple[ModelOutput, dict[str, Tensor]]
-) -> None:
-    """Two training steps agree to the last bit."""
-    assert_close((one[0].logits, one[0].loss), (other[0].logits, other[0].loss), rtol=0, atol=0)
-    assert_close(one[1], other[1], rtol=0, atol=0)
 
 
 def forward_runs(config: ModelConfig) -> None:
@@ -131,24 +76,6 @@ def gradients_reach_every_used_parameter(config: ModelConfig) -> None:
                 assert grads[name][unused.all(0)].count_nonzero() == 0, name
 
 
-EXPERT_PARAMETERS = [
-    ("attention", "attention_value", "v_experts"),
-    ("attention", "attention_output", "o_experts"),
-    ("feed_forward", "feed_forward", "up_experts"),
-    ("feed_forward", "feed_forward", "down_experts"),
-]
-
-
-def used_experts(chosen: Tensor, weight: Tensor) -> Tensor:
-    """Which of the weight's experts [G·E, …] occur in a selection [B, T, G, K]; number E is nobody."""
-    groups = chosen.shape[2]
-    per_group = weight.shape[0] // groups
-    used = torch.zeros(groups, per_group + 1, dtype=torch.bool)
-    for group in range(groups):
-        used[group, chosen[:, :, group].flatten()] = True
-    return used[:, :per_group].flatten()
-
-
 def the_future_is_invisible(config: ModelConfig) -> None:
     """Another token at t leaves the logits before t as they were, and changes those at t."""
     model = build(config).eval()
@@ -179,23 +106,6 @@ def cached_decoding_with_padding_equals_the_full_forward(config: ModelConfig) ->
     full = model(inputs, attention_mask=real).logits
     for cuts in ([], [3], list(range(1, LENGTH))):
         assert_close(in_chunks(model, inputs, cuts, real)[real], full[real], rtol=1e-9, atol=1e-12)
-
-
-def all_cuts(length: int) -> Iterator[list[int]]:
-    """Every set of places at which a sequence can be cut."""
-    for count in range(length):
-        yield from (list(cuts) for cuts in itertools.combinations(range(1, length), count))
-
-
-def in_chunks(model: LanguageModel, inputs: Tensor, cuts: list[int], real: Tensor | None = None) -> Tensor:
-    """The logits of a sequence that is fed chunk by chunk through one cache."""
-    cache = DynamicCache()
-    logits = []
-    for start, stop in itertools.pairwise([0, *cuts, inputs.shape[1]]):
-        mask = None if real is None else real[:, :stop]
-        logits.append(model(inputs[:, start:stop], attention_mask=mask, cache=cache).logits)
-    assert cache.get_seq_length(model.config.num_hidden_layers - 1) == inputs.shape[1]
-    return torch.cat(logits, dim=1)
 
 
 def a_padded_batch_equals_its_sequences_alone(config: ModelConfig) -> None:
@@ -386,47 +296,6 @@ def autocast_keeps_phases_and_scores(config: ModelConfig) -> None:
     for (router, x), scores in zip(seen.scored, under, strict=True):
         assert scores.dtype == torch.float32
         assert torch.equal(scores, router.scores(x))
-
-
-@dataclasses.dataclass
-class Seen:
-    """phases: of every executed layer. scored: every router with what it read."""
-
-    phases: list[Phases]
-    scored: list[tuple[Router, Tensor]]
-
-
-@contextmanager
-def watch(model: LanguageModel) -> Iterator[Seen]:
-    """Note what layers and routers are given."""
-    seen = Seen([], [])
-
-    def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if isinstance(module, Router):
-            seen.scored.append((module, inputs[0]))
-        else:
-            seen.phases.append(inputs[1].phases)
-
-    watched = [module for module in model.modules() if isinstance(module, Layer | Router)]
-    handles = [module.register_forward_pre_hook(note) for module in watched]
-    yield seen
-    for handle in handles:
-        handle.remove()
-    assert len(seen.phases) == model.config.num_hidden_layers
-    routers = sum(isinstance(module, SwitchHeadAttention | SigmaMoE) for module in model.modules())
-    assert bool(seen.scored) == bool(routers)
-
-
-def balance_bound(config: ModelConfig) -> float:
-    """The least regulariser there can be, −G (γ ln E + 2δ ln A): every router perfectly even."""
-    lowest = 0.0
-    if isinstance(config.feed_forward, SigmaMoEConfig):
-        part = config.feed_forward
-        lowest -= part.router_aux_loss_coef * torch.tensor(part.num_experts, dtype=torch.float64).log().item()
-    if isinstance(config.attention, SwitchHeadConfig):
-        part = config.attention
-        lowest -= 2 * part.router_aux_loss_coef * torch.tensor(part.num_experts, dtype=torch.float64).log().item()
-    return config.group_size * lowest
 
 
 def balance_stays_within_bounds(config: ModelConfig) -> None:

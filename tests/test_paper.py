@@ -5,8 +5,8 @@ Numbers: arXiv 2405.16039 and the training runs' settings, counted for a vocabul
 
 import dataclasses
 
-import contract
 import pytest
+import steps
 import torch
 from torch import nn
 from torch.testing import assert_close
@@ -164,7 +164,7 @@ def test_computation_of_sigma_moe(size: str):
 )
 def test_bound_of_the_balance_term(name: str, bound: float):
     """−G (γ ln E + 2δ ln A): the formula that the contract compares every variant's regulariser with."""
-    assert contract.balance_bound(preset(f"moeut-{name}")) == pytest.approx(bound, abs=5e-5)
+    assert steps.balance_bound(preset(f"moeut-{name}")) == pytest.approx(bound, abs=5e-5)
 
 
 # What must be equal, on a small model of every kind.
@@ -185,8 +185,8 @@ def routers(model: LanguageModel) -> list[Router]:
 
 def test_even_routers_attain_the_bound_and_sure_ones_give_zero():
     model = LanguageModel(SMALL).double()
-    inputs, _ = contract.tokens(SMALL)
-    lowest = contract.balance_bound(SMALL)
+    inputs, _ = steps.tokens(SMALL)
+    lowest = steps.balance_bound(SMALL)
     assert lowest == pytest.approx(-2 * (0.01 * 1.791759469228055 + 2 * 0.001 * 1.0986122886681098))
     assert lowest < model(inputs).regulariser.item() < 0
     for router in routers(model):
@@ -214,17 +214,17 @@ def test_one_layer_repeated_is_the_same_in_both_orders():
 
 
 def assert_same_in_both_orders(config: ModelConfig) -> None:
-    inputs, targets = contract.tokens(config)
+    inputs, targets = steps.tokens(config)
     abab, aabb = (dataclasses.replace(config, layer_order=order) for order in ("abab", "aabb"))
-    one, other = (contract.train_step(contract.build(each), inputs, targets) for each in (abab, aabb))
+    one, other = (steps.train_step(steps.build(each), inputs, targets) for each in (abab, aabb))
     assert_close(one[0].loss, other[0].loss, rtol=0, atol=0)
     assert one[1].keys() == other[1].keys()
     assert all(torch.equal(gradient, other[1][name]) for name, gradient in one[1].items())
 
 
 def test_the_two_orders_differ_otherwise():
-    model, other = contract.build(SMALL), contract.build(dataclasses.replace(SMALL, layer_order="aabb"))
-    inputs, _ = contract.tokens(SMALL)
+    model, other = steps.build(SMALL), steps.build(dataclasses.replace(SMALL, layer_order="aabb"))
+    inputs, _ = steps.tokens(SMALL)
     assert not torch.allclose(model(inputs).logits, other(inputs).logits)
 
 
@@ -260,5 +260,5 @@ def test_open_gates_and_every_expert_make_a_dense_transformer():
             weights[here + "attention.v_proj.weight"] = value.transpose(1, 2).flatten(0, 1)
             weights[here + "attention.o_proj.weight"] = output.flatten(0, 1).T
         dense.load_state_dict({name: value for name, value in weights.items() if "router" not in name})
-    inputs, _ = contract.tokens(SMALL)
+    inputs, _ = steps.tokens(SMALL)
     assert_close(wide(inputs).logits, dense(inputs).logits, rtol=1e-10, atol=1e-12)

@@ -187,19 +187,31 @@ def test_folders_of_both_makers_hold_the_same_model(tmp_path: Path, tied: bool) 
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "theirs", dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
+def without(folder: Path, *names: str) -> tuple[Any, dict[str, Any]]:
+    """What transformers makes of a folder that has lost some tensors."""
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if name not in names}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    loaded, info = load_with_info(folder)
+    assert info["missing_keys"] == set(names)
+    return loaded, {name.removeprefix("model."): tensor for name, tensor in kept.items()}
+
+
 def test_what_a_checkpoint_lacks_gets_our_initial_weights(tmp_path: Path) -> None:
-    model = build(MOEUT)
-    save_model(model.model, tmp_path)
-    weights = load_file(tmp_path / "model.safetensors")
+    save_model(build(MOEUT).model, tmp_path)
+    loaded, kept = without(tmp_path, "model.lm_head.weight", "model.norm.weight")
     bound = 1 / 16**0.5
-    del weights["model.lm_head.weight"], weights["model.norm.weight"]
-    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    loaded, info = load_with_info(tmp_path)
-    assert info["missing_keys"] == {"model.lm_head.weight", "model.norm.weight"}
     assert torch.equal(loaded.model.norm.weight, torch.ones(16).double())
     assert 0.9 * bound < loaded.model.lm_head.weight.abs().max() <= bound
-    assert torch.equal(loaded.model.lm_head.bias, model.model.lm_head.bias)
-    assert torch.equal(loaded.model.embedding.weight, model.model.embedding.weight)
+    torch.testing.assert_close({name: loaded.model.state_dict()[name] for name in kept}, kept, rtol=0, atol=0)
+
+
+def test_the_rest_of_a_module_that_lacks_something_stays_as_it_was(tmp_path: Path) -> None:
+    save_model(build(DENSE).model, tmp_path)
+    bias = "stack.layers.0.feed_forward.up_proj.bias"
+    loaded, kept = without(tmp_path, f"model.{bias}")
+    assert torch.equal(loaded.model.state_dict()[bias], torch.zeros(20).double())
+    torch.testing.assert_close({name: loaded.model.state_dict()[name] for name in kept}, kept, rtol=0, atol=0)
 
 
 def test_a_new_model_has_our_initial_weights() -> None:

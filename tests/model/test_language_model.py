@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
-from contract import in_chunks
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from steps import in_chunks
 from torch import nn
 from torch.nn.functional import layer_norm, linear
 from torch.testing import assert_close
