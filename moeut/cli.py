@@ -48,6 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--json", action="store_true", help="print the result as JSON")
         return sub
 
+    def device(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, mps; auto: a GPU if there is one")
+
     sub = verb("prepare", prepare, "Turn text into a folder of tokens to train on.")
     sub.add_argument(
         "paths", nargs="*", metavar="PATH",
@@ -74,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--resume", default="auto", metavar="auto|never",
         help="auto: go on from the newest complete checkpoint; never: refuse a folder that has one (%(default)s)",
     )  # fmt: skip
+    device(sub)
     sub.add_argument("--print-config", action="store_true", help="print the resolved configuration as YAML and stop")
 
     sub = verb("evaluate", evaluate, "Cross entropy, perplexity and bits per byte on held-out text.")
@@ -81,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--data", metavar="DIR", help="prepared folder (default: the one the run was trained on)")
     sub.add_argument("--context-length", type=int, metavar="N", help="tokens a block (default: as in training)")
     sub.add_argument("--batch-size", type=int, default=8, metavar="N", help="blocks at a time (%(default)s)")
+    device(sub)
 
     sub = verb("generate", generate, "Continue a prompt.")
     sub.add_argument("model", metavar="MODEL", help="a model folder or a run folder")
@@ -94,6 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--top-p", type=float, metavar="P", help="choose among the likeliest that hold P of the probability"
     )
     sub.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same text (%(default)s)")
+    device(sub)
 
     sub = verb("describe", describe, "What a configuration is: parameters, multiply-adds, the order of its layers.")
     _configuration_options(sub)
@@ -198,7 +204,7 @@ def train(options: argparse.Namespace) -> int:
         print(to_yaml(config), end="")
         return 0
     folder = Path(options.run or f"runs/{options.preset or DEFAULT_PRESET}")
-    result = train_run(config, folder, resume=options.resume, quiet=options.quiet)
+    result = train_run(config, folder, resume=options.resume, device=options.device, quiet=options.quiet)
     held_out = result.held_out
     lines = [f"{folder}: {result.step:,} of {config.training.num_steps:,} steps"]
     if held_out is not None:
@@ -212,7 +218,7 @@ def evaluate(options: argparse.Namespace) -> int:
     """`moeut evaluate`: one model on the held-out part of a prepared folder."""
     from moeut.data.tokens import open_prepared
     from moeut.evaluation.perplexity import evaluate as score
-    from moeut.experiments.run import model_folder, run_of
+    from moeut.experiments.run import model_folder, pick_device, run_of
     from moeut.model.folder import load_model
     from moeut.training.progress import Progress
 
@@ -222,7 +228,7 @@ def evaluate(options: argparse.Namespace) -> int:
     if folder_of_data is None:
         raise ValueError(f"{folder}: not part of a run, so name the text to evaluate on with --data DIR")
     context_length = options.context_length or (run.training.context_length if run else 1024)
-    model = load_model(folder)
+    model = load_model(folder, pick_device(options.device))
     data = open_prepared(folder_of_data)
     if data.manifest.vocab_size > model.config.vocab_size:
         raise ValueError(f"{folder_of_data}: its tokenizer is larger than the vocabulary of {folder}")
@@ -243,13 +249,13 @@ def evaluate(options: argparse.Namespace) -> int:
 def generate(options: argparse.Namespace) -> int:
     """`moeut generate`: text to the terminal as it comes."""
     from moeut.config import validate
-    from moeut.experiments.run import model_folder
+    from moeut.experiments.run import model_folder, pick_device
     from moeut.generation.generate import GenerationConfig, load
     from moeut.generation.generate import generate as write
 
     names = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
     settings = validate(GenerationConfig, {name: getattr(options, name) for name in names})
-    model = load(model_folder(Path(options.model)))
+    model = load(model_folder(Path(options.model)), pick_device(options.device))
     if options.json:
         print(json.dumps({"prompt": options.prompt, "text": write(model, options.prompt, settings)}))
         return 0
@@ -289,8 +295,7 @@ def demo(options: argparse.Namespace) -> int:
     from moeut.experiments.demo import demo as run_demo
     from moeut.experiments.demo import report
 
-    out = Path(options.out)
-    result = run_demo(out, quiet=options.quiet)
+    result = run_demo(Path(options.out), quiet=options.quiet)
     if result.facts is not None:
-        _print(result.facts, report(result.facts, out), as_json=options.json)
+        _print(result.facts, report(result.facts), as_json=options.json)
     return _exit_code(result.interrupted_by)

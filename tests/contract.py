@@ -1,7 +1,8 @@
 """What does every variant promise? One function for each promise, called with a tiny configuration.
 
 `test_variants.py` calls all of them on every variant. Computations of different shapes are compared in float64, because
-in float32 their rounding may tip a top-k choice; docs/variants.md lists the exceptions.
+in float32 their rounding may tip a top-k choice; docs/variants.md lists the exceptions. Defects are numbered in
+docs/paper.md.
 
 Letters: B batch, T tokens, N cached and new tokens, V vocabulary.
 """
@@ -90,7 +91,7 @@ def the_future_is_invisible(config: ModelConfig) -> None:
 
 
 def cached_decoding_equals_the_full_forward(config: ModelConfig) -> None:
-    """Whatever the chunks: all ways to cut four tokens, each chunk continuing from the cache (facts: defect 1)."""
+    """Whatever the chunks: all ways to cut four tokens, each chunk continuing from the cache (defect 1)."""
     model = build(config).eval()
     inputs, _ = tokens(config, length=4)
     full = model(inputs).logits
@@ -99,7 +100,7 @@ def cached_decoding_equals_the_full_forward(config: ModelConfig) -> None:
 
 
 def cached_decoding_with_padding_equals_the_full_forward(config: ModelConfig) -> None:
-    """The mask of a padded batch covers cached and new tokens (facts: defect 23)."""
+    """The mask of a padded batch covers cached and new tokens (defect 23)."""
     model = build(config).eval()
     inputs, _ = tokens(config)
     real = torch.arange(LENGTH) >= torch.tensor([[0], [2], [LENGTH - 1]])
@@ -175,7 +176,7 @@ def assert_compiled_equals_eager(config: ModelConfig, backend: str) -> None:
 
 
 def recomputed_equals_kept(config: ModelConfig) -> None:
-    """Activation checkpointing changes no loss and no gradient, in the first step or the next (facts: defect 24)."""
+    """Activation checkpointing changes no loss and no gradient, in the first step or the next (defect 24)."""
     inputs, targets = tokens(config)
     kept, recomputed = build(config), build(config)
     recomputed.stack.gradient_checkpointing = True
@@ -213,7 +214,7 @@ def described_equals_built(config: ModelConfig) -> None:
 
 
 def repetition_changes_nothing(config: ModelConfig) -> None:
-    """A second forward and backward gives the same bits: nothing is remembered (facts: defects 24 and 17)."""
+    """A second forward and backward gives the same bits: nothing is remembered (defects 24 and 17)."""
     model = build(config)
     inputs, targets = tokens(config)
     first = train_step(model, inputs, targets)
@@ -234,7 +235,7 @@ def two_backward_passes_are_twice_one(config: ModelConfig) -> None:
 
 
 def inference_mode_leaves_training_alone(config: ModelConfig) -> None:
-    """Training works after a forward under inference_mode and gives the same bits (facts: defect 16)."""
+    """Training works after a forward under inference_mode and gives the same bits (defect 16)."""
     inputs, targets = tokens(config)
     expected = train_step(build(config), inputs, targets)
     model = build(config)
@@ -245,7 +246,7 @@ def inference_mode_leaves_training_alone(config: ModelConfig) -> None:
 
 
 def an_exception_leaves_nothing_behind(config: ModelConfig) -> None:
-    """After a forward that broke off in the last layer, the next step is as if it had not been (facts: defect 24)."""
+    """After a forward that broke off in the last layer, the next step is as if it had not been (defect 24)."""
     inputs, targets = tokens(config)
     expected = train_step(build(config), inputs, targets)
     model = build(config)
@@ -261,7 +262,7 @@ def an_exception_leaves_nothing_behind(config: ModelConfig) -> None:
 
 
 def low_precision_keeps_phases_and_scores(config: ModelConfig) -> None:
-    """A whole model in bf16 or fp16 trains in its dtype; rotations and scores stay float32 (facts: defect 21)."""
+    """A whole model in bf16 or fp16 trains in its dtype; rotations and scores stay float32 (defect 21)."""
     inputs, targets = tokens(config)
     for dtype in (torch.bfloat16, torch.float16):
         model = build(config, dtype)
@@ -283,7 +284,7 @@ def low_precision_keeps_phases_and_scores(config: ModelConfig) -> None:
 
 
 def autocast_keeps_phases_and_scores(config: ModelConfig) -> None:
-    """Under autocast, rotations and scores are float32, and scores those computed without it (facts: defects 9, 20)."""
+    """Under autocast, rotations and scores are float32, and scores those computed without it (defects 9, 20)."""
     model = build(config, torch.float32)
     inputs, targets = tokens(config)
     with watch(model) as seen, torch.autocast("cpu", dtype=torch.bfloat16):

@@ -1,6 +1,6 @@
-"""Does training still compute what it computed? Fifty steps in float64 on one thread, against a recorded curve.
+"""Does training still compute what it computed? Fifty steps in float64 on one thread, against recorded curves.
 
-`python tests/test_golden.py` records the curve anew, for a change that is meant to change it.
+`python tests/test_golden.py` records the curves anew, for a change that is meant to change them.
 """
 
 import json
@@ -12,6 +12,8 @@ import torch
 
 from moeut.data.sampler import Batches, Blocks
 from moeut.data.tokens import TokenStream
+from moeut.model.attention import DenseAttentionConfig
+from moeut.model.feedforward import MLPConfig
 from moeut.model.language_model import LanguageModel, ModelConfig
 from moeut.model.sigma_moe import SigmaMoEConfig
 from moeut.model.switchhead import SwitchHeadConfig
@@ -19,16 +21,27 @@ from moeut.training.loop import training_step
 from moeut.training.optimizer import OptimizerConfig, build_optimizer
 from moeut.training.schedule import CosineSchedule
 
-CURVE = Path(__file__).parent / "assets" / "golden_moeut.json"
+ASSETS = Path(__file__).parent / "assets"
 STEPS, VOCAB_SIZE = 50, 29
-CONFIG = ModelConfig(
-    vocab_size=VOCAB_SIZE,
-    hidden_size=16,
-    num_hidden_layers=4,
-    group_size=2,
-    attention=SwitchHeadConfig(num_attention_heads=2, head_dim=8, num_experts=4),
-    feed_forward=SigmaMoEConfig(num_experts=8, num_experts_per_tok=3, moe_intermediate_size=8),
-)
+CONFIGS = {
+    "moeut": ModelConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=16,
+        num_hidden_layers=4,
+        group_size=2,
+        attention=SwitchHeadConfig(num_attention_heads=2, head_dim=8, num_experts=4),
+        feed_forward=SigmaMoEConfig(num_experts=8, num_experts_per_tok=3, moe_intermediate_size=8),
+    ),
+    "dense": ModelConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=16,
+        num_hidden_layers=2,
+        group_size=2,
+        norm="pre",
+        attention=DenseAttentionConfig(num_attention_heads=2, head_dim=8),
+        feed_forward=MLPConfig(intermediate_size=40),
+    ),
+}
 
 
 def weights(model: LanguageModel) -> None:
@@ -46,10 +59,8 @@ def stream() -> TokenStream:
     return TokenStream([ids.astype(np.uint16)], np.array([[1, len(ids)]]))
 
 
-def curve() -> list[dict[str, float]]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    model = LanguageModel(CONFIG).double()
+def curve(name: str) -> list[dict[str, float]]:
+    model = LanguageModel(CONFIGS[name]).double()
     weights(model)
     config = OptimizerConfig(learning_rate=2e-2, max_grad_norm=0.3)
     optimizer = build_optimizer(model, config)
@@ -61,20 +72,26 @@ def curve() -> list[dict[str, float]]:
         )
         for step in range(STEPS)
     ]
-    torch.set_num_threads(threads)
     return [
-        {name: getattr(result, name) for name in ("cross_entropy", "regulariser", "gradient_norm")}
+        {field: getattr(result, field) for field in ("cross_entropy", "regulariser", "gradient_norm")}
         for result in results
     ]
 
 
-def test_the_curve_is_the_recorded_one():
-    recorded = json.loads(CURVE.read_text())
+def file_of(name: str) -> Path:
+    return ASSETS / f"golden_{name}.json"
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_curve_is_the_recorded_one(name: str):
+    recorded = json.loads(file_of(name).read_text())
     assert len(recorded) == STEPS
-    for step, (now, then) in enumerate(zip(curve(), recorded, strict=True)):
+    for step, (now, then) in enumerate(zip(curve(name), recorded, strict=True)):
         assert now == pytest.approx(then, rel=1e-6), f"step {step}"
     assert recorded[-1]["cross_entropy"] < 0.8 * recorded[0]["cross_entropy"]
 
 
 if __name__ == "__main__":
-    CURVE.write_text(json.dumps(curve(), indent=1) + "\n", encoding="utf-8")
+    torch.set_num_threads(1)
+    for name in CONFIGS:
+        file_of(name).write_text(json.dumps(curve(name), indent=1) + "\n", encoding="utf-8")

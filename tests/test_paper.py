@@ -89,7 +89,7 @@ def assert_size(config: ModelConfig, total: int) -> None:
 
 @pytest.mark.parametrize("name", MAIN)
 def test_parameters_of_the_main_models(name: str):
-    """Facts, defect 2: the release's profile called 727M builds 582 million, having the wrong hidden size."""
+    """Defect 2: the release's profile called 727M builds 582 million, having the wrong hidden size."""
     total, without_embedding = MAIN[name]
     assert_size(preset(name), total)
     found = cost(preset(name))
@@ -203,7 +203,7 @@ def test_even_routers_attain_the_bound_and_sure_ones_give_zero():
 
 
 def test_one_group_as_deep_as_the_stack_is_an_unshared_stack():
-    """ABAB and AABB are then the same, every layer once (facts 9.7, invariant 6)."""
+    """ABAB and AABB are then the same, every layer once."""
     deep = dataclasses.replace(SMALL, group_size=6)
     assert deep.schedule == dataclasses.replace(deep, layer_order="aabb").schedule == list(range(6))
     assert_same_in_both_orders(deep)
@@ -229,7 +229,7 @@ def test_the_two_orders_differ_otherwise():
 
 
 def test_open_gates_and_every_expert_make_a_dense_transformer():
-    """K = E and A = K_A with gates of one: dense products of concatenated or added experts (facts 9.7, invariant 4)."""
+    """K = E and A = K_A with gates of one: dense products of concatenated or added experts."""
     attention = SwitchHeadConfig(num_attention_heads=2, head_dim=6, num_experts=3, num_experts_per_tok=3)
     feed_forward = SigmaMoEConfig(num_experts=6, num_experts_per_tok=6, moe_intermediate_size=4)
     wide = LanguageModel(

@@ -29,7 +29,7 @@ def test_preset_builds_what_cost_says(name: str):
 @pytest.mark.parametrize("family", ["moeut", "dense"])
 @pytest.mark.parametrize("size", PAPER)
 def test_paper_sizes_are_what_their_names_say(family: str, size: str):
-    """Facts, defect 2: the release's 727M had 582 million parameters."""
+    """Defect 2: the release's 727M had 582 million parameters."""
     name = f"{family}-{size}"
     assert cost(preset(name)).parameters == pytest.approx(size_in_name(name), rel=0.05)
 
@@ -51,7 +51,7 @@ def test_tiny_models_run(name: str):
 
 @pytest.mark.parametrize("size", PAPER)
 def test_paper_runs_are_the_papers(size: str):
-    """Facts 3.1: the smallest models train without warm-up and are clipped harder."""
+    """The smallest models train without warm-up and are clipped harder."""
     training = run_preset(f"moeut-{size}", "somewhere").training
     tokens = training.num_steps * training.batch_size * training.context_length
     assert tokens == 6_553_600_000

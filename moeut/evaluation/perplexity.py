@@ -62,7 +62,7 @@ def evaluate(
                 logits = model(inputs).logits.flatten(0, 1)
                 logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
                 losses = cross_entropy(logits, targets.flatten(), ignore_index=IGNORED_TARGET, reduction="none")
-                nats += losses.view_as(targets).double().sum(dim=1).tolist()
+                nats += losses.view_as(targets).cpu().double().sum(dim=1).tolist()
                 counts += (targets != IGNORED_TARGET).sum(dim=1).tolist()
                 if progress is not None:
                     progress("evaluate", sum(counts), total_tokens)

@@ -6,6 +6,7 @@ on where it stopped.
 
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from signal import Signals
 from typing import Any, NamedTuple
@@ -54,7 +55,9 @@ def demo(out: Path, *, quiet: bool = False, num_steps: int | None = None) -> Dem
     with Progress(quiet=quiet) as progress:
         progress.say("comparing with xz and a byte 3-gram on the same documents")
         rivals = baselines(open_prepared(out / "data"))
-    plot_curve(out / "run", out / "curve.png")
+    drawable = find_spec("matplotlib") is not None
+    if drawable:
+        plot_curve(out / "run", out / "curve.png")
     facts = {
         "bits_per_byte": {"moeut": result.held_out.bits_per_byte, **rivals},
         "parameters": cost(config.model).parameters,
@@ -62,6 +65,8 @@ def demo(out: Path, *, quiet: bool = False, num_steps: int | None = None) -> Dem
         "tokens": training.num_steps * training.batch_size * training.context_length,
         "held_out_bytes": result.held_out.bytes,
         "sample": PROMPT + generate(out / "run" / "final", PROMPT, SAMPLE),
+        "model": str(out / "run" / "final"),
+        "curve": str(out / "curve.png") if drawable else None,
         "seconds": time.monotonic() - started,
     }
     return Demonstration(facts, None)
@@ -85,7 +90,7 @@ def baselines(data: PreparedData) -> dict[str, float]:
     }
 
 
-def report(facts: dict[str, Any], out: Path) -> list[str]:
+def report(facts: dict[str, Any]) -> list[str]:
     """What the demonstration prints."""
     ours = facts["bits_per_byte"]["moeut"]
     lines = [
@@ -102,5 +107,6 @@ def report(facts: dict[str, Any], out: Path) -> list[str]:
     lines += ["", "What it writes:", ""]
     lines += [f"  │ {line}" for line in facts["sample"].splitlines()]
     minutes, seconds = divmod(round(facts["seconds"]), 60)
-    lines += ["", f"{minutes} min {seconds} s; model {out / 'run' / 'final'}, loss curve {out / 'curve.png'}"]
+    curve = facts["curve"] or "not drawn (pip install 'moeut[plot]')"
+    lines += ["", f"{minutes} min {seconds} s; model {facts['model']}, loss curve {curve}"]
     return lines

@@ -28,20 +28,23 @@ from moeut.training.report import Reporter
 RUN_CONFIG = "config.yaml"
 
 
-def train(config: RunConfig, run: Path, *, resume: str = "auto", quiet: bool = False) -> TrainingResult:
+def train(
+    config: RunConfig, run: Path, *, resume: str = "auto", device: str = "auto", quiet: bool = False
+) -> TrainingResult:
     """Train in the folder `run`, or go on there after an interruption.
 
     resume: `auto` goes on from the newest complete checkpoint of this run if there is one; `never` refuses a folder
-    that has one. A finished run is evaluated again and left as it is.
+    that has one. device: see `pick_device`. A finished run is evaluated again and left as it is.
 
     Raises ValueError, one line a mistake, where the data is missing, damaged or too short, its tokenizer is larger than
     the model's vocabulary, or the folder belongs to another configuration.
     """
+    chosen = pick_device(device)
     data = open_for(config)
     blocks = Blocks(data.train, config.training.context_length)
     claim(run, config, resume)
     seed_all(config.training.seed)
-    model = LanguageModel(config.model)
+    model = LanguageModel(config.model).to(chosen)
     optimizer = build_optimizer(model, config.training.optimizer)
     training = config.training
     with (
@@ -52,8 +55,8 @@ def train(config: RunConfig, run: Path, *, resume: str = "auto", quiet: bool = F
         ) as reporter,
     ):  # fmt: skip
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        backend = resolve_backend(config.model.expert_backend, torch.device("cpu"))
-        progress.say(f"{run}: {parameters:,} parameters, expert backend {backend}, {training.num_steps:,} steps")
+        backend = resolve_backend(config.model.expert_backend, chosen)
+        progress.say(f"{run}: {parameters:,} parameters on {chosen}, expert backend {backend}")
         checkpointer = Checkpointer(
             run, model, optimizer, keep=training.keep_checkpoints, notice=reporter.notice,
             tokenizer_folder=data.folder, end_of_document_id=data.manifest.end_of_document_id,
@@ -71,6 +74,21 @@ def train(config: RunConfig, run: Path, *, resume: str = "auto", quiet: bool = F
             reporter,
             checkpointer,
         )
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of this name; `auto` is a CUDA GPU where there is one, otherwise the CPU (`mps` only when asked for).
+
+    Raises ValueError where there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"--device: {name!r} cannot be used here; leave it out, or say cpu, cuda or mps") from None
+    return device
 
 
 def open_for(config: RunConfig) -> PreparedData:

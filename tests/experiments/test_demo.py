@@ -30,7 +30,7 @@ def test_the_whole_path_is_gone_and_reported(tmp_path: Path):
     assert facts["held_out_bytes"] == open_prepared(tmp_path / "demo" / "data").held_out.num_bytes
     assert (tmp_path / "demo" / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert facts["sample"].startswith(demonstration.PROMPT)
-    text = "\n".join(report(facts, tmp_path / "demo"))
+    text = "\n".join(report(facts))
     assert f"{bits['xz -9']:.3f}" in text
     assert "1,752,320 parameters" in text
     json.dumps(facts)
@@ -43,11 +43,13 @@ def test_the_report_does_not_flatter():
     facts = {
         "bits_per_byte": {"moeut": 2.0, "xz -9": 2.5, "byte 3-gram": 1.0},
         "parameters": 10, "active_parameters": 5, "tokens": 100, "held_out_bytes": 7, "sample": "a\nb", "seconds": 61.0,
+        "model": "demo/run/final", "curve": None,
     }  # fmt: skip
-    lines = report(facts, Path("demo"))
+    lines = report(facts)
     assert any("xz" in line and "20% less" in line for line in lines)
     assert any("3-gram" in line and line.endswith("better") for line in lines)
     assert "1 min 1 s" in lines[-1]
+    assert "not drawn" in lines[-1]
 
 
 def test_a_folder_with_something_else_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]):

@@ -12,7 +12,7 @@ from moeut.config import RunConfig, read_yaml, validate
 from moeut.data.prepare import prepare
 from moeut.data.sources import find_files
 from moeut.data.tokenizer import byte_tokenizer
-from moeut.experiments.run import model_folder, run_of, train
+from moeut.experiments.run import model_folder, pick_device, run_of, train
 from moeut.model.folder import load_model
 from moeut.model.language_model import LanguageModel
 from moeut.presets import moeut as moeut_config
@@ -95,6 +95,13 @@ def test_a_tokenizer_that_is_too_large_is_refused_before_anything_is_written(con
     with pytest.raises(ValueError, match=r"257 tokens, more than model\.vocab_size 256"):
         train(small, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_device_that_is_not_there_is_refused():
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device("auto").type in ("cpu", "cuda")
+    with pytest.raises(ValueError, match="'abacus' cannot be used here"):
+        pick_device("abacus")
 
 
 def test_training_is_a_public_name(config: RunConfig, tmp_path: Path):

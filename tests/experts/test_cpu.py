@@ -264,6 +264,8 @@ def peak_bytes(run: Callable[[], object]) -> int:
 
 
 def test_nothing_of_size_routes_times_hidden_size_is_stored() -> None:
+    x, up, down, gates = mlp_leaves(2, 5, 4, 3, 2, torch.float32)
+    expert_mlp(x, up, down, Routes.sort(unlike(2, 4, 2, "random"), 4), gates)  # torch loads much at the first call
     N, D, E, S, K = 2048, 1024, 16, 4, 16
     x, up, down, gates = mlp_leaves(N, D, E, S, K, torch.float32)
     routes = Routes.sort(unlike(N, E, K, "random"), E)

@@ -41,7 +41,7 @@ def turn(vector: Tensor, position: int) -> Tensor:
 @pytest.mark.parametrize("output_gate", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
 def test_dense_heads_equal_the_formula(output_gate: bool, causal: bool):
-    """Query, key and gate read one stream, values the other; facts 1.4 and 1.5, query by query."""
+    """Query, key and gate read one stream, values the other; query by query."""
     attention = build(output_gate=output_gate)
     scored, projected = torch.randn(2, 1, LENGTH, 8, dtype=torch.float64)
     found, selections = attention(scored, projected, surroundings(causal=causal), None)
@@ -81,14 +81,14 @@ def test_visibility_equals_its_description(data: st.DataObject, causal: bool, pa
 
 
 def test_a_plain_triangle_needs_no_mask():
-    """Facts, defect 36: a mask of T × T rules fast attention out."""
+    """Defect 36: a mask of T × T rules fast attention out."""
     around = surroundings()
     assert around.mask is None
     assert around.is_causal
 
 
 def test_dropout_hits_attention_weights():
-    """Facts, defect 5: the release dropped features of q. With equal scores and values, only dropped weights show."""
+    """Defect 5: the release dropped features of q. With equal scores and values, only dropped weights show."""
     attention = build(attention_dropout=0.5)
     with torch.no_grad():
         attention.q_proj.weight.zero_()

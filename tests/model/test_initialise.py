@@ -53,7 +53,7 @@ def assert_normal(parameter: Tensor, std: float) -> None:
 
 @pytest.mark.parametrize(("norm", "alpha"), [("peri", math.sqrt(2 / L)), ("pre", math.sqrt(2 / L)), ("post", 1.0)])
 def test_moeut_starts_as_the_training_runs_did(norm: NormName, alpha: float):
-    """Facts 1.8 and defect 8, by the formulas of the table; L is the executed depth, not the number of layers."""
+    """Defect 8: by the formulas of the table; L is the executed depth, not the number of layers."""
     found = parameters(dataclasses.replace(MOEUT, norm=norm))
     assert_normal(found["embedding.weight"], 1 / math.sqrt(D))
     for index in range(2):
@@ -82,7 +82,7 @@ def test_head_and_norms(config: ModelConfig):
 
 
 def test_dense_parts_start_with_an_exact_deviation():
-    """Facts 1.8: a normal cut at two deviations, rescaled; that leaves nothing beyond 2 / 0.88 of them."""
+    """A normal cut at two deviations, rescaled; that leaves nothing beyond 2 / 0.88 of them."""
     found = parameters(DENSE)
     alpha = math.sqrt(2 / L)
     fan_in = {"q_proj": D, "k_proj": D, "v_proj": D, "o_proj": HEADS * HEAD_DIM}
@@ -105,7 +105,7 @@ def assert_cut_normal(parameter: Tensor, std: float) -> None:
 
 @pytest.mark.parametrize("post_norm", [True, False])
 def test_the_release_scheme_gives_routers_rows_of_one_length(post_norm: bool):
-    """Facts, defect 7: the release divided each row by its own deviation, which changed nothing."""
+    """Defect 7: the release divided each row by its own deviation, which changed nothing."""
     std = (1 if post_norm else math.sqrt(2 / L)) / math.sqrt(D)
     paper, release = (InitialWeights(scheme, L, post_norm=post_norm).router(D) for scheme in ("paper", "release"))
     weight = torch.empty(40, D)
@@ -129,7 +129,7 @@ def test_the_release_scheme_reaches_every_router_and_nothing_else():
 
 @pytest.mark.parametrize("config", [MOEUT, DENSE], ids=["moeut", "dense"])
 def test_every_parameter_is_filled_once(config: ModelConfig, monkeypatch: pytest.MonkeyPatch):
-    """Facts, defect 27: two fillings waste time and random numbers."""
+    """Defect 27: two fillings waste time and random numbers."""
     filled: Counter[int] = Counter()
     for name in ("normal_", "uniform_", "trunc_normal_", "zeros_", "kaiming_uniform_", "kaiming_normal_"):
         monkeypatch.setattr(nn.init, name, counted(filled, getattr(nn.init, name)))

@@ -34,7 +34,7 @@ def build(config: ModelConfig = CONFIG) -> LanguageModel:
 
 @pytest.mark.parametrize("norm", ["peri", "pre", "post"])
 def test_embedding_norm_and_head(norm: NormName):
-    """Facts 1.1 and section 2: post-layernorm models scale and normalise the embedding, and have no final norm."""
+    """Post-layernorm models scale and normalise the embedding, and have no final norm."""
     model = build(dataclasses.replace(CONFIG, norm=norm)).eval()
     inputs = torch.randint(11, (2, 5))
     vectors = model.embedding.weight[inputs]
@@ -89,7 +89,7 @@ def test_tied_head_shares_the_embedding_and_its_gradient():
 @given(cuts=st.sets(st.integers(1, 9)))
 @settings(deadline=None, max_examples=15)
 def test_any_chunks_through_the_cache_equal_the_full_forward(cuts: set[int]):
-    """Facts, defect 1: every chunk after the first was rotated as if it began at position 0."""
+    """Defect 1: every chunk after the first was rotated as if it began at position 0."""
     torch.manual_seed(0)
     model = build().eval()
     inputs = torch.randint(11, (2, 10))
@@ -105,7 +105,7 @@ def test_the_cache_is_handed_back_and_unused_unless_given():
 
 
 def test_lengths_and_dtypes_may_change_from_call_to_call():
-    """Facts, defect 17: a table of rotations was kept from one forward to the next."""
+    """Defect 17: a table of rotations was kept from one forward to the next."""
     model = build().eval()
     inputs = torch.randint(11, (1, 9))
     before = model(inputs[:, :4]).logits

@@ -43,7 +43,7 @@ def build(norm: NormName, hidden_dropout: float = 0.0) -> tuple[Layer, Spy, Spy]
 
 @pytest.mark.parametrize("norm", ["peri", "pre", "post"])
 def test_norm_placement(norm: NormName):
-    """Facts 1.2 and section 2, with x' the stream between the two parts."""
+    """What each part reads, x' being the stream between the two."""
     layer, attention, feed_forward = build(norm)
     x = torch.randn(2, 3, 4, dtype=torch.float64)
     y, _ = layer(x, AROUND, None)
@@ -59,7 +59,7 @@ def test_norm_placement(norm: NormName):
 
 
 def test_dropout_reaches_both_branches():
-    """Facts, defect 4: the release skipped the feed-forward branch. Updates of 2 and 5 show which ones were kept."""
+    """Defect 4: the release skipped the feed-forward branch. Updates of 2 and 5 show which ones were kept."""
     layer, _, _ = build("peri", hidden_dropout=0.5)
     x = torch.zeros(40, 3, 4, dtype=torch.float64)
     kept_twice = {0.0, 4.0, 10.0, 14.0}

@@ -14,7 +14,7 @@ from moeut.model.rope import Phases, num_rotated_channels, rotary_phases, rotate
     [(128, 64), (96, 48), (82, 40), (64, 32), (48, 24), (41, 20), (7, 2), (3, 0), (1, 0)],
 )
 def test_half_of_the_channels_are_rotated_rounded_down_to_even(head_dim: int, channels: int):
-    """Facts, defect 12: 82 channels gave 41 rotated ones and a crash."""
+    """Defect 12: 82 channels gave 41 rotated ones and a crash."""
     assert num_rotated_channels(head_dim, 0.5) == channels
 
 
@@ -55,7 +55,7 @@ def test_scores_depend_on_distance_only(offset: int):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_phases_are_at_least_float32_and_rotation_keeps_the_dtype(dtype: torch.dtype):
-    """Facts, 9.6: angles in bfloat16 cannot tell position 1000 from 1001."""
+    """Angles in bfloat16 cannot tell position 1000 from 1001."""
     phases = rotary_phases(torch.tensor([[1000, 1001]]), 4, 10000.0, dtype)
     assert phases.cos.dtype == phases.sin.dtype == torch.promote_types(dtype, torch.float32)
     assert (phases.cos[0, 0, 0] - phases.cos[0, 0, 1]).abs().max() > 0.1

@@ -65,7 +65,7 @@ def test_gradient_reaches_the_scores_of_selected_experts_only():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_saturated_scores_are_still_told_apart(dtype: torch.dtype):
-    """Facts, defect 9: sigmoids of 20 to 40 are all 1 in 16 bits; the raw scores are not."""
+    """Defect 9: sigmoids of 20 to 40 are all 1 in 16 bits; the raw scores are not."""
     scores = torch.tensor([[[20.0, 40.0, 30.0, 25.0]]], dtype=dtype)
     selection, _ = router_of_scores(1, 4, 2).to(dtype)(scores, None, with_usage=True)
     assert set(selection.experts.flatten().tolist()) == {1, 2}
@@ -75,7 +75,7 @@ def test_saturated_scores_are_still_told_apart(dtype: torch.dtype):
 
 
 def test_scores_of_a_low_precision_router_are_summed_in_float32():
-    """Facts, defects 9 and 21: products rounded to bfloat16 would give 256 for both experts."""
+    """Defects 9 and 21: products rounded to bfloat16 would give 256 for both experts."""
     router = Router(2, 1, 2, 1, expert_dropout=0.0, weight=nn.init.ones_).bfloat16()
     with torch.no_grad():
         router.weight.copy_(torch.tensor([[256.0, 0.0], [256.0, 0.5]]))
@@ -90,7 +90,7 @@ def test_scores_of_a_low_precision_router_are_summed_in_float32():
 @given(seed=seeds, rate=st.sampled_from([0.1, 0.5, 0.9, 0.99]), selected=st.integers(1, 6))
 @settings(deadline=None)
 def test_expert_dropout_hides_experts_from_the_choice_only(seed: int, rate: float, selected: int):
-    """Facts, defect 6: dropping probabilities to −inf gave infinite outputs when fewer than K experts survived."""
+    """Defect 6: dropping probabilities to −inf gave infinite outputs when fewer than K experts survived."""
     scores = distinct_scores((2, 8, 1, 6), seed)
     router = router_of_scores(1, 6, selected, expert_dropout=rate)
     torch.manual_seed(seed)
@@ -122,7 +122,7 @@ def test_expert_dropout_is_for_training_only():
 
 
 def brute_force(scores: Tensor, real: Tensor) -> float:
-    """The formula as facts 1.7 writes it, for scores [R, B, T, G, E] of R repeats, with the real tokens [B, T] only."""
+    """The formula once more, for scores [R, B, T, G, E] of R repeats, with the real tokens [B, T] only."""
     total, present = 0.0, 0
     for b in range(scores.shape[1]):
         if not real[b].any():
@@ -150,7 +150,7 @@ def cases(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
 @given(case=cases())
 @settings(deadline=None)
 def test_balance_equals_the_formula_and_its_bounds(case: tuple[Tensor, Tensor]):
-    """Facts, defect 11: padded positions do not count."""
+    """Defect 11: padded positions do not count."""
     scores, real = case
     value = balance(scores, real).item()
     assert value == pytest.approx(brute_force(scores, real), abs=1e-12)

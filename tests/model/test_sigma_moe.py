@@ -32,7 +32,7 @@ def one_expert(moe: SigmaMoE, x: Tensor, expert: int) -> Tensor:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_output_is_the_sum_over_selected_experts(backend: ExpertBackend):
-    """Facts 1.3: sigmoid gates, the K largest, no renormalisation; the router reads one stream, experts the other."""
+    """Sigmoid gates, the K largest, no renormalisation; the router reads one stream, experts the other."""
     moe = build(backend)
     scored, projected = streams()
     y, selections = moe(scored, projected, None, with_usage=False)
@@ -47,7 +47,7 @@ def test_output_is_the_sum_over_selected_experts(backend: ExpertBackend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_selecting_every_expert_is_a_dense_sum(backend: ExpertBackend):
-    """Facts 9.7, invariant 4, with its gradients."""
+    """With K = E nothing is left to choose; gradients too."""
     moe = build(backend, experts=5, selected=5)
     scored, projected = streams()
     y, _ = moe(scored, projected, None, with_usage=False)
@@ -64,7 +64,7 @@ def test_selecting_every_expert_is_a_dense_sum(backend: ExpertBackend):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("selected", [1, 6])
 def test_nearly_everything_dropped_stays_finite(backend: ExpertBackend, selected: int):
-    """Facts, defect 6: with 99 percent of experts hidden, most tokens get nothing, and nothing is infinite."""
+    """Defect 6: with 99 percent of experts hidden, most tokens get nothing, and nothing is infinite."""
     moe = build(backend, selected=selected, expert_dropout=0.99)
     scored, projected = (x.repeat(20, 1, 1).requires_grad_() for x in streams())
     y, selections = moe(scored, projected, None, with_usage=True)
@@ -84,7 +84,7 @@ def test_nearly_everything_dropped_stays_finite(backend: ExpertBackend, selected
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_output_has_the_dtype_of_the_stream(dtype: torch.dtype):
-    """Facts, defect 21: 16-bit inputs came back as float32."""
+    """Defect 21: 16-bit inputs came back as float32."""
     moe = build("auto").to(dtype)
     scored, projected = (x.to(dtype) for x in streams())
     y, _ = moe(scored, projected, None, with_usage=False)
@@ -92,7 +92,7 @@ def test_output_has_the_dtype_of_the_stream(dtype: torch.dtype):
 
 
 def test_more_selected_than_there_are_is_refused():
-    """Facts, defect 19."""
+    """Defect 19."""
     with pytest.raises(ValueError, match="num_experts_per_tok: 7 experts cannot be chosen from 6"):
         SigmaMoEConfig(num_experts=6, num_experts_per_tok=7)
 

@@ -59,14 +59,14 @@ def test_every_layer_runs_once_a_repeat(group: int, repeats: int):
 
 @pytest.mark.parametrize(("layers", "group"), [(5, 2), (1, 2), (18, 4)])
 def test_layers_that_do_not_divide_are_refused(layers: int, group: int):
-    """Facts, defect 3: the release ran fewer layers than asked for, or divided by zero."""
+    """Defect 3: the release ran fewer layers than asked for, or divided by zero."""
     with pytest.raises(ValueError, match=f"group_size: {layers} layers .* whole groups of {group}"):
         dataclasses.replace(CONFIG, num_hidden_layers=layers, group_size=group)
 
 
 @pytest.mark.parametrize("order", ["abab", "aabb"])
 def test_a_shared_stack_equals_an_unshared_one_with_copied_weights(order: str):
-    """Facts 9.7, invariant 6."""
+    """Sharing is nothing but the same weights at several depths."""
     shared = build(dataclasses.replace(CONFIG, layer_order=order))
     unshared = build(dataclasses.replace(CONFIG, group_size=6))
     for layer, index in zip(unshared.layers, shared.config.schedule, strict=True):
@@ -79,7 +79,7 @@ def test_a_shared_stack_equals_an_unshared_one_with_copied_weights(order: str):
 
 
 def test_no_mask_at_all_is_causal_by_default_and_bidirectional_on_request():
-    """Facts, defects 13 and 14: both raised a TypeError."""
+    """Defects 13 and 14: both raised a TypeError."""
     stack, x = build().eval(), vectors()
     changed = x.clone()
     changed[:, -1] += 1
@@ -165,7 +165,7 @@ def recorded_scores(stack: MoEUT, x: Tensor, mask: Tensor | None) -> tuple[Tenso
 @pytest.mark.parametrize("order", ["abab", "aabb"])
 @pytest.mark.parametrize("padded", [True, False])
 def test_regulariser_equals_the_formula_over_all_repeats(order: str, padded: bool):
-    """Facts 1.7 from the raw scores: within a sequence, over real tokens (defect 11) and over a layer's repeats."""
+    """From the raw scores: within a sequence, over real tokens (defect 11) and over a layer's repeats."""
     stack, x = build(dataclasses.replace(CONFIG, layer_order=order)), vectors()
     real = torch.arange(LENGTH) < torch.tensor([[5], [3], [1]]) if padded else torch.ones(BATCH, LENGTH).bool()
     regulariser, scores = recorded_scores(stack, x, real if padded else None)
@@ -181,7 +181,7 @@ def test_regulariser_equals_the_formula_over_all_repeats(order: str, padded: boo
 
 
 def test_regulariser_is_a_number_and_zero_in_evaluation():
-    """Facts, defect 25: it had shape (1,) and was returned in evaluation too."""
+    """Defect 25: it had shape (1,) and was returned in evaluation too."""
     stack, x = build(), vectors()
     assert stack(x).regulariser.shape == ()
     assert stack(x).regulariser.item() < 0
@@ -190,7 +190,7 @@ def test_regulariser_is_a_number_and_zero_in_evaluation():
 
 
 def test_usage_is_not_added_up_when_nothing_weighs_it():
-    """Facts, defect 26: the term was computed with coefficients of zero."""
+    """Defect 26: the term was computed with coefficients of zero."""
     free = dataclasses.replace(
         CONFIG,
         attention=dataclasses.replace(CONFIG.attention, router_aux_loss_coef=0.0),
@@ -204,7 +204,7 @@ def test_usage_is_not_added_up_when_nothing_weighs_it():
 
 
 def test_a_layer_called_by_itself_changes_no_later_result():
-    """Facts, defect 24: scores were kept on the modules until the next whole forward."""
+    """Defect 24: scores were kept on the modules until the next whole forward."""
     stack, x = build(), vectors()
     before = stack(x).regulariser
     seen = []

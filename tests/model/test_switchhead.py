@@ -39,7 +39,7 @@ def gates(scored: Tensor, router: Tensor, selected: int) -> Tensor:
 
 
 def plain(attention: SwitchHeadAttention, scored: Tensor, projected: Tensor) -> Tensor:
-    """Facts 1.4 as dense sums over all experts, each times a gate that is 0 where it was not selected."""
+    """The formula as dense sums over all experts, each times a gate that is 0 where it was not selected."""
     selected = attention.config.num_experts_per_tok
     v_experts = attention.v_experts.unflatten(0, (HEADS, -1))
     o_experts = attention.o_experts.unflatten(0, (HEADS, -1))
@@ -58,7 +58,7 @@ def plain(attention: SwitchHeadAttention, scored: Tensor, projected: Tensor) -> 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 @pytest.mark.parametrize(("experts", "selected"), [(5, 2), (3, 3), (1, 1)])
 def test_switchhead_equals_the_formula(backend: ExpertBackend, experts: int, selected: int):
-    """With A = K (facts 9.7, 4) this is the dense sum; with A = 1 both gates are there (facts, defect 10)."""
+    """With A = K this is the dense sum; with A = 1 both gates are there (defect 10)."""
     attention = build(experts, selected, backend)
     scored, projected = torch.randn(2, 2, LENGTH, HIDDEN, dtype=torch.float64)
     found, _ = attention(scored, projected, surroundings(), None)
@@ -87,7 +87,7 @@ def test_values_and_outputs_have_routers_of_their_own():
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_nearly_everything_dropped_stays_finite(backend: ExpertBackend):
-    """Facts, defect 6, for attention: a head whose experts are all hidden contributes nothing."""
+    """Defect 6, for attention: a head whose experts are all hidden contributes nothing."""
     attention = build(4, 2, backend, expert_dropout=0.99)
     scored = torch.randn(8, LENGTH, HIDDEN, dtype=torch.float64, requires_grad=True)
     update, selections = attention(scored, scored, surroundings(), None)
@@ -102,6 +102,6 @@ def test_nearly_everything_dropped_stays_finite(backend: ExpertBackend):
 
 @pytest.mark.parametrize(("experts", "selected"), list(itertools.product([1, 3], [4, 5])))
 def test_more_selected_than_there_are_is_refused(experts: int, selected: int):
-    """Facts, defect 19."""
+    """Defect 19."""
     with pytest.raises(ValueError, match="num_experts_per_tok"):
         SwitchHeadConfig(num_attention_heads=2, head_dim=4, num_experts=experts, num_experts_per_tok=selected)
