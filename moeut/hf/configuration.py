@@ -11,11 +11,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from transformers import PreTrainedConfig
 
-from moeut.model.folder import STUB, replacing
+from moeut.model.folder import AUTO_MAP, STUB, STUB_MODULE, replacing
 from moeut.model.language_model import ModelConfig
-
-STUB_MODULE = "modeling_moeut"
-"""The module in a saved folder that imports the classes from this package, for transformers' `trust_remote_code`."""
 
 
 def _from_core(*path: str) -> Any:
@@ -68,10 +65,7 @@ class MoEUTConfig(PreTrainedConfig):
         self.eos_token_id = eos_token_id
         self.pad_token_id = pad_token_id
         self.use_cache = use_cache
-        self.auto_map = {
-            "AutoConfig": f"{STUB_MODULE}.MoEUTConfig",
-            "AutoModelForCausalLM": f"{STUB_MODULE}.MoEUTForCausalLM",
-        }
+        self.auto_map = dict(AUTO_MAP)
         super().__init__(**kwargs)
 
     @property

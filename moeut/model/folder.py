@@ -33,6 +33,11 @@ DTYPES = {
 PREFIX = "model."
 """Where the language model stands inside `moeut.hf.MoEUTForCausalLM`."""
 
+STUB_MODULE = "modeling_moeut"
+"""The module in a saved folder that imports the classes from this package, for transformers' `trust_remote_code`."""
+
+AUTO_MAP = {"AutoConfig": f"{STUB_MODULE}.MoEUTConfig", "AutoModelForCausalLM": f"{STUB_MODULE}.MoEUTForCausalLM"}
+
 STUB = '''"""A MoEUT for transformers' `trust_remote_code`; what it computes is in the package moeut."""
 
 try:
@@ -54,10 +59,7 @@ def save_model(
     config = {
         "model_type": "moeut",
         "architectures": ["MoEUTForCausalLM"],
-        "auto_map": {
-            "AutoConfig": "modeling_moeut.MoEUTConfig",
-            "AutoModelForCausalLM": "modeling_moeut.MoEUTForCausalLM",
-        },
+        "auto_map": AUTO_MAP,
         "dtype": str(model.embedding.weight.dtype).removeprefix("torch."),
         "moeut_version": moeut.__version__,
         "tie_word_embeddings": model.config.tie_word_embeddings,
@@ -68,7 +70,7 @@ def save_model(
     write_json(folder / CONFIG, config)
     write_json(folder / "generation_config.json", special)
     write_tensors(folder / WEIGHTS, _stored_tensors(model))
-    with replacing(folder / "modeling_moeut.py") as file:
+    with replacing(folder / f"{STUB_MODULE}.py") as file:
         file.write_text(STUB, encoding="utf-8")
     if tokenizer_folder is not None:
         for name in TOKENIZER_FILES:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from moeut.experts import ExpertBackend, Routes, cpu, expert_linear, expert_mlp, groups, resolve_backend
+from moeut.experts import ExpertBackend, Routes, cpu, expert_linear, expert_mlp, groups
 
 Layer = Callable[[ExpertBackend], Tensor]
 
@@ -276,29 +276,3 @@ def test_nothing_of_size_routes_times_hidden_size_is_stored() -> None:
 
     assert peak_bytes(lambda: train("reference")) > routes_by_hidden_size  # the measure sees what it should see
     assert peak_bytes(lambda: train("cpu")) < routes_by_hidden_size / 2
-
-
-def test_backend_choice() -> None:
-    processor, elsewhere = torch.device("cpu"), torch.device("meta")
-    assert resolve_backend("auto", processor) == "cpu"
-    assert resolve_backend("auto", elsewhere) == "reference"
-    assert resolve_backend("reference", processor) == "reference"
-    with pytest.raises(ValueError, match="needs tensors on a CPU"):
-        resolve_backend("cpu", elsewhere)
-    with pytest.raises(ValueError, match="'fast' is unknown: use one of auto, reference, cpu"):
-        resolve_backend("fast", processor)  # type: ignore[arg-type]
-
-
-def test_shapes_that_do_not_fit_are_one_line() -> None:
-    x, up, down, gates = mlp_leaves(7, 5, 4, 3, 2, torch.float32)
-    routes = Routes.sort(unlike(7, 4, 2, "random"), 4)
-    with pytest.raises(ValueError, match=r"^14 routes cannot be shared out evenly over 6 input rows$"):
-        expert_mlp(x[:6], up, down, routes, gates)
-    with pytest.raises(ValueError, match=r"^14 routes cannot be shared out evenly over 3 output rows$"):
-        expert_linear(x, up, routes, gates, 3)
-    with pytest.raises(ValueError, match=r"^gates must have shape \(14,\), one a route, not \(7, 2\)$"):
-        expert_mlp(x, up, down, routes, gates.view(7, 2))
-    with pytest.raises(ValueError, match=r"^the routes know 4 experts, the weights 3$"):
-        expert_mlp(x, up[:3], down, routes, gates)
-    with pytest.raises(ValueError, match=r"^rows are torch.bfloat16 but weights torch.float32"):
-        expert_mlp(x.bfloat16(), up, down, routes, gates)
