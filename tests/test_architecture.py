@@ -29,7 +29,7 @@ LAYERS: list[set[str]] = [
     {"training", "evaluation", "generation", "analysis", "hf"},
     {"model", "data"},
     {"experts"},
-    {"settings"},
+    {"settings", "files"},
 ]
 
 ALLOWED_IMPORTS: dict[tuple[str, str], str] = {

@@ -10,7 +10,6 @@ followed by one, so that every byte of every document is predicted from somethin
 """
 
 import bisect
-import hashlib
 import itertools
 import json
 import os
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from moeut.data.tokenizer import load_tokenizer
+from moeut.files import sha256
 
 FORMAT_VERSION = 1
 SHARD_TOKENS = 2**26
@@ -238,8 +238,7 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
 
 def file_record(path: Path) -> FileRecord:
     """Size and checksum of a file as it is now."""
-    with path.open("rb") as file:
-        return FileRecord(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+    return FileRecord(path.stat().st_size, sha256(path))
 
 
 def _flush(file: IO[bytes]) -> None:

@@ -5,12 +5,13 @@ next one clears, or, between the two renames of a replacement, the former folder
 puts back.
 """
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from moeut.files import flush, held_by_one_process
 
 
 @contextmanager
@@ -22,31 +23,23 @@ def workplace(folder: Path) -> Iterator[Path]:
     """
     partial = folder.with_name(f".{folder.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
-    # The lock lies on the folder itself and ends with its process, so that none is left behind by a kill.
-    descriptor = os.open(partial, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"{folder}: another process is writing it; wait until it is done") from error
+    with held_by_one_process(partial, folder):
         for entry in partial.iterdir():
             entry.unlink()
         try:
             yield partial
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    finally:
-        os.close(descriptor)
 
 
 def publish(partial: Path, folder: Path) -> None:
     """Gives a finished folder its name, in place of the one that may bear it."""
-    _flush(partial)
+    flush(partial)
     former = _former(folder)
     if folder.exists():
         os.rename(folder, former)
     os.rename(partial, folder)
-    _flush(folder.parent)
+    flush(folder.parent)
     shutil.rmtree(former, ignore_errors=True)
 
 
@@ -60,11 +53,3 @@ def recover(folder: Path) -> None:
 
 def _former(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.former")
-
-
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,7 +15,8 @@ from moeut.data.sampler import Batches, Blocks
 from moeut.data.tokens import PreparedData, open_prepared
 from moeut.evaluation.perplexity import Perplexity, evaluate
 from moeut.experts import resolve_backend
-from moeut.model.folder import CONFIG, replacing
+from moeut.files import held_by_one_process, replacing
+from moeut.model.folder import CONFIG
 from moeut.model.language_model import LanguageModel
 from moeut.training import loop
 from moeut.training.checkpoint import Checkpointer, checkpoints
@@ -37,7 +38,7 @@ def train(
     that has one. device: see `pick_device`. A finished run is evaluated again and left as it is.
 
     Raises ValueError, one line a mistake, where the data is missing, damaged or too short, its tokenizer is larger than
-    the model's vocabulary, or the folder belongs to another configuration.
+    the model's vocabulary, the folder belongs to another configuration, or another process trains in it.
     """
     chosen = pick_device(device)
     data = open_for(config)
@@ -48,6 +49,7 @@ def train(
     optimizer = build_optimizer(model, config.training.optimizer)
     training = config.training
     with (
+        held_by_one_process(run),
         Progress(quiet=quiet) as progress,
         Reporter(
             run, progress, num_steps=training.num_steps, every=training.report_every_steps,

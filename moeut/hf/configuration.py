@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from transformers import PreTrainedConfig
 
-from moeut.model.folder import AUTO_MAP, STUB, STUB_MODULE, replacing
+from moeut.files import replacing
+from moeut.model.folder import AUTO_MAP, STUB, STUB_MODULE
 from moeut.model.language_model import ModelConfig
 
 

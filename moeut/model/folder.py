@@ -8,10 +8,7 @@ modeling_moeut.py       where transformers finds the classes when it trusts the 
 """
 
 import json
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import moeut
+from moeut.files import replacing
 from moeut.model.language_model import LanguageModel, ModelConfig
 
 CONFIG = "config.json"
@@ -127,28 +125,6 @@ def _stored_tensors(model: LanguageModel) -> dict[str, Tensor]:
     if model.config.tie_word_embeddings:
         del tensors["lm_head.weight"]
     return {PREFIX + name: tensor for name, tensor in tensors.items()}
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path to write; at the end it is flushed to the disk and takes the place of `path`."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        yield temporary
-        flush(temporary)
-        os.replace(temporary, path)
-        flush(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def flush(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_json(path: Path, content: object) -> None:

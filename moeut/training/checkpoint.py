@@ -10,7 +10,6 @@ A checkpoint is written under a temporary name, flushed and renamed, so that wha
 checksums find what was damaged later. Nothing is read with pickle.
 """
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -20,9 +19,9 @@ from typing import Any
 
 import torch
 
+from moeut.files import flush, sha256
 from moeut.model.folder import (
     WEIGHTS,
-    flush,
     load_weights,
     read_json,
     read_tensors,
@@ -110,7 +109,7 @@ class Checkpointer:
         }
         write_tensors(folder / OPTIMIZER, tensors)
         write_json(folder / STATE, {**asdict(state), "random": random_state()})
-        write_json(folder / CHECKSUMS, {name: _sha256(folder / name) for name in sorted(_files(folder))})
+        write_json(folder / CHECKSUMS, {name: sha256(folder / name) for name in sorted(_files(folder))})
 
     def _load_optimizer(self, folder: Path) -> None:
         parameters = dict(self.model.named_parameters())
@@ -155,7 +154,7 @@ def damage(checkpoint: Path) -> str | None:
     for name in {WEIGHTS, OPTIMIZER, STATE, *checksums}:
         if not (checkpoint / name).is_file():
             return f"{name} is missing"
-        if checksums.get(name) != _sha256(checkpoint / name):
+        if checksums.get(name) != sha256(checkpoint / name):
             return f"{name} has changed since it was written"
     return None
 
@@ -176,8 +175,3 @@ def _point(link: Path, target: Path) -> None:
 
 def _files(folder: Path) -> Iterator[str]:
     return (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from moeut.model.folder import replacing
+from moeut.files import replacing
 from moeut.training.report import read_metrics
 
 

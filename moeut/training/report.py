@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from moeut.evaluation.perplexity import Perplexity, perplexity
-from moeut.model.folder import replacing
+from moeut.files import replacing
 from moeut.training.progress import Progress
 
 

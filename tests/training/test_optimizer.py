@@ -59,7 +59,7 @@ def test_everything_decays_as_in_the_paper():
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_every_parameter_of_every_preset_has_a_role(preset):
     with torch.device("meta"):
-        model = LanguageModel(PRESETS[preset]())
+        model = LanguageModel(PRESETS[preset].model)
     assert {parameter_role(name) for name, _ in model.named_parameters()} >= {"embedding", "norm", "bias", "matrix"}
     # The same inside MoEUTForCausalLM.
     assert all(parameter_role(f"model.{name}") == parameter_role(name) for name, _ in model.named_parameters())
