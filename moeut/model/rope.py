@@ -1,8 +1,8 @@
 """How does attention know where a token stands? Rotary position embedding on the first channels of each head.
 
-Letters: B batch, T tokens, H heads, P head size, n rotated channels. RoPE is arXiv 2104.09864; which channels
-rotate follows the training code of arXiv 2405.16039. Nothing is cached: phases are computed in each forward pass, so that no stale table can meet
-another device, dtype or length.
+Letters: B batch, T tokens, H heads, P head size, n rotated channels. RoPE is arXiv 2104.09864; which channels rotate
+follows the training code of arXiv 2405.16039. Nothing is cached: phases are computed in each forward pass, so that no
+stale table can meet another device, dtype or length.
 """
 
 from typing import NamedTuple

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeut.data.sampler import Batches, Blocks, evaluation_batches, permute
-from moeut.settings import IGNORED_TARGET
 from moeut.data.tokens import TokenStream
+from moeut.settings import IGNORED_TARGET
 
 
 def counting_stream(tokens: int, shard_tokens: int = 50) -> TokenStream:
