@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     sub.add_argument("--out", metavar="DIR", help=f"folder to write (default data/NAME, or {DEFAULT_DATA})")
     sub.add_argument(
-        "--vocab-size", type=int, default=2048, metavar="N", help="size of the new tokenizer (%(default)s)"
+        "--vocab-size", type=int, default=4096, metavar="N", help="size of the new tokenizer (%(default)s)"
     )
     sub.add_argument(
         "--tokenizer", metavar="DIR", help="use this tokenizer instead of training one; `bytes` needs no file"

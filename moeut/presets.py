@@ -75,16 +75,22 @@ PAPER_TRAINING = paper_training(warmup_steps=4000, max_grad_norm=0.25)
 PAPER_TRAINING_44M = paper_training(warmup_steps=0, max_grad_norm=0.1)
 """The paper trains its smallest models without warm-up and clips them harder."""
 
-TINY_TRAINING = TrainingConfig(
-    num_steps=1600,
-    batch_size=8,
-    context_length=128,
-    optimizer=OptimizerConfig(learning_rate=1e-2),
-    schedule=LinearSchedule(warmup_steps=100),
-    evaluate_every_steps=500,
-    save_every_steps=500,
-)
-"""Four minutes on two CPU cores."""
+
+def tiny_training(num_steps: int) -> TrainingConfig:
+    """Short runs of small models: few tokens a step, a high learning rate that falls to nothing in a straight line."""
+    return TrainingConfig(
+        num_steps=num_steps,
+        batch_size=8,
+        context_length=128,
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+        schedule=LinearSchedule(warmup_steps=num_steps // 10),
+        evaluate_every_steps=600,
+        save_every_steps=600,
+    )
+
+
+NANO_TRAINING = tiny_training(400)
+TINY_TRAINING = tiny_training(1200)
 
 
 class Preset(NamedTuple):
@@ -95,12 +101,16 @@ class Preset(NamedTuple):
 
 
 PRESETS: dict[str, Preset] = {
+    "nano": Preset(moeut(
+        hidden_size=64, num_hidden_layers=4, group_size=2, num_attention_heads=2, head_dim=32,
+        attention_experts=2, experts=8, experts_per_tok=2, expert_size=64, vocab_size=4096,
+    ), NANO_TRAINING),
     "tiny": Preset(moeut(
-        hidden_size=128, num_hidden_layers=4, group_size=2, num_attention_heads=2, head_dim=32,
-        attention_experts=4, experts=32, experts_per_tok=4, expert_size=64, vocab_size=2048,
+        hidden_size=160, num_hidden_layers=4, group_size=2, num_attention_heads=2, head_dim=40,
+        attention_experts=4, experts=16, experts_per_tok=2, expert_size=128, vocab_size=4096,
     ), TINY_TRAINING),
     "dense-tiny": Preset(dense(
-        hidden_size=128, num_hidden_layers=4, num_attention_heads=4, head_dim=32, intermediate_size=512, vocab_size=2048
+        hidden_size=160, num_hidden_layers=4, num_attention_heads=4, head_dim=40, intermediate_size=930, vocab_size=4096
     ), TINY_TRAINING),
     "moeut-44m": Preset(moeut(
         hidden_size=412, num_hidden_layers=16, group_size=2, num_attention_heads=4, head_dim=82,

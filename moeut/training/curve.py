@@ -7,7 +7,7 @@ from moeut.files import replacing
 from moeut.training.report import read_metrics
 
 
-def plot_curve(run: Path, png: Path, smoothing_lines: float = 10.0) -> None:
+def plot_curve(run: Path, png: Path, smoothing_lines: float = 5.0) -> None:
     """Draw the training loss of a run, smoothed over about so many lines of its metrics, and the held-out points.
 
     Raises ValueError if the run has no metrics or matplotlib is not installed.

@@ -31,6 +31,7 @@ class Progress:
             redirect_stderr=False,
         )
         self.tasks: dict[str, TaskID] = {}
+        self.reached: dict[str, int] = {}
         self.started: dict[str, float] = {}
         self.spoken: dict[str, float] = {}
 
@@ -68,8 +69,11 @@ class Progress:
     def _speak(self, stage: str, done: int, total: int | None, note: str) -> None:
         """A line when a stage ends and every ten seconds on the way, with the time that the rest will take."""
         now = time.monotonic()
+        if done < self.reached.get(stage, 0):
+            del self.started[stage], self.spoken[stage]
+        self.reached[stage] = done
         started = self.started.setdefault(stage, now)
-        if done != total and now - self.spoken.setdefault(stage, started) < PLAIN_INTERVAL_SECONDS:
+        if now - self.spoken.setdefault(stage, started) < PLAIN_INTERVAL_SECONDS and done != total:
             return
         self.spoken[stage] = now
         amount = f"{done:,}" if total is None else f"{done:,}/{total:,}"

@@ -18,6 +18,17 @@ def test_lines_outside_a_terminal(capsys):
     assert capsys.readouterr() == ("", "tokenise  3/3  12 tokens/s\na note\na warning\n")
 
 
+def test_a_stage_that_begins_anew_is_timed_anew(capsys, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("moeut.training.progress.time.monotonic", lambda: now)
+    with Progress() as progress:
+        for start in (0.0, 1000.0):
+            for second in range(21):
+                now = start + second
+                progress("evaluate", second, 40)
+    assert capsys.readouterr().err == 2 * "evaluate  10/40  30 s left\nevaluate  20/40  20 s left\n"
+
+
 def test_quiet_keeps_warnings(capsys):
     with Progress(quiet=True) as progress:
         progress("tokenise", 3, 3)
