@@ -84,13 +84,13 @@ def tiny_training(num_steps: int) -> TrainingConfig:
         context_length=128,
         optimizer=OptimizerConfig(learning_rate=1e-2),
         schedule=LinearSchedule(warmup_steps=num_steps // 10),
-        evaluate_every_steps=600,
-        save_every_steps=600,
+        evaluate_every_steps=500,
+        save_every_steps=500,
     )
 
 
 NANO_TRAINING = tiny_training(400)
-TINY_TRAINING = tiny_training(1200)
+TINY_TRAINING = tiny_training(1000)
 
 
 class Preset(NamedTuple):

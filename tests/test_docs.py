@@ -1,7 +1,8 @@
 """Is what the documentation says true? Its commands parse, its examples run, its links lead somewhere.
 
 A fence ```python is run; ```bash and ```console are parsed, and run too where the word `test` follows, as in
-```bash test. The word `slow` instead leaves a block to `make test-all`. The blocks of a page run in order, in one
+```bash test. The word `slow` instead leaves a block to `make test-all`; `mistake` says that the commands of a console
+block end with code 2 and print to stderr just what stands below them. The blocks of a page run in order, in one
 temporary folder, and its Python blocks share their names.
 """
 
@@ -38,6 +39,10 @@ class Block(NamedTuple):
         if self.language == "console":
             lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
         return [line for line in lines if line.strip()]
+
+    def output(self) -> list[str]:
+        """The lines of a console block that are no commands."""
+        return [line for line in self.text.splitlines() if not line.startswith("$ ")]
 
 
 def relative(page: Path) -> str:
@@ -108,6 +113,9 @@ def run_block(block: Block, folder: Path, namespace: dict[str, object], page: st
     shell = ["bash", "-euo", "pipefail", "-c", script]
     environment = {**os.environ, "PATH": path}
     result = subprocess.run(shell, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if block.mark == "mistake":
+        assert (result.returncode, result.stderr.splitlines()) == (2, block.output()), f"{page}:\n{script}"
+        return
     assert result.returncode == 0, f"{page}:\n{script}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
 
 
@@ -133,7 +141,7 @@ def test_commands_parse(page: Path):
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)
 def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    run_page(page, tmp_path, {"test"}, monkeypatch)
+    run_page(page, tmp_path, {"test", "mistake"}, monkeypatch)
 
 
 SLOW_PAGES = [page for page in PAGES if any(block.mark == "slow" for block in blocks(page.read_text("utf-8")))]
@@ -142,7 +150,7 @@ SLOW_PAGES = [page for page in PAGES if any(block.mark == "slow" for block in bl
 @pytest.mark.slow
 @pytest.mark.parametrize("page", SLOW_PAGES, ids=relative)
 def test_slow_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    run_page(page, tmp_path, {"test", "slow"}, monkeypatch)
+    run_page(page, tmp_path, {"test", "mistake", "slow"}, monkeypatch)
 
 
 def test_a_wrong_command_is_noticed():

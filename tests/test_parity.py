@@ -75,7 +75,7 @@ def feed_forward_config(semantic: dict[str, Any], official: dict[str, Any]) -> S
     return SigmaMoEConfig(
         num_experts=semantic.get("ffn_n_experts") or official["ff_n_experts"],
         num_experts_per_tok=semantic.get("ffn_k") or official["ff_k"],
-        moe_intermediate_size=semantic.get("ffn_expert_size") or official["ff_expert_size"],
+        moe_intermediate_size=semantic.get("ffn_expert_size") or official.get("ff_expert_size", 128),
         router_aux_loss_coef=balance["ffn"],
     )
 
@@ -92,7 +92,7 @@ def attention_config(semantic: dict[str, Any], official: dict[str, Any]) -> Dens
         num_attention_heads=heads,
         head_dim=head_dim,
         num_experts=semantic.get("att_n_experts") or official["att_n_experts"],
-        num_experts_per_tok=semantic.get("att_k") or official["att_k"],
+        num_experts_per_tok=semantic.get("att_k") or official.get("att_k", 2),
         rope_theta=semantic["rope_base"],
         router_aux_loss_coef=semantic["regulariser"]["attention"],
     )

@@ -3,7 +3,7 @@
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 PLAIN_INTERVAL_SECONDS = 10.0
@@ -20,10 +20,9 @@ class Progress:
         self.console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         self.bars = RichProgress(
             TextColumn("{task.description:<9}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=14),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self.console,
             disable=quiet or not self.console.is_terminal,
