@@ -23,8 +23,8 @@ from moeut.presets import run_preset
 from moeut.training.curve import plot_curve
 from moeut.training.progress import Progress
 
-PROMPT = "def read_lines(path):"
-SAMPLE = GenerationConfig(max_new_tokens=150, temperature=0.7, top_p=0.95, seed=1)
+PROMPT = "class Stack:"
+SAMPLE = GenerationConfig(max_new_tokens=150, temperature=0.6, top_p=0.9)
 
 
 class Demonstration(NamedTuple):
