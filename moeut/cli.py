@@ -256,10 +256,10 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def generate(options: argparse.Namespace) -> int:
     """`moeut generate`: text to the terminal as it comes."""
-    from moeut.config import validate
     from moeut.experiments.run import model_folder, pick_device
     from moeut.generation.generate import GenerationConfig, load
     from moeut.generation.generate import generate as write
+    from moeut.validation import validate
 
     names = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
     settings = validate(GenerationConfig, {name: getattr(options, name) for name in names})

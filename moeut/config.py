@@ -5,23 +5,19 @@ line that names the field.
 """
 
 import dataclasses
-import difflib
 import json
 import re
-import types
-import typing
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
-from pydantic_core import ErrorDetails
 
 from moeut.model.language_model import ModelConfig
 from moeut.settings import STRICT
 from moeut.training.loop import TrainingConfig
+from moeut.validation import validate
 
 Tree = dict[str, Any]
 
@@ -105,15 +101,6 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
     return lines if len(lines) <= 3 else [*lines[:3], f"and {len(lines) - 3} more"]
 
 
-def validate(kind: type[Any], tree: Tree) -> Any:
-    """Build a configuration of type `kind` from a tree. Raises ValueError with one line for each mistake."""
-    try:
-        return TypeAdapter(kind).validate_json(json.dumps(tree))
-    except ValidationError as error:
-        problems = (line for details in error.errors() for line in _describe(kind, tree, details))
-        raise ValueError("\n".join(dict.fromkeys(problems))) from None
-
-
 def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str) -> Iterator[str]:
     for key in dict.fromkeys([*ours, *theirs]):
         old, new = ours.get(key), theirs.get(key)
@@ -134,57 +121,3 @@ def _value(key: str, text: str) -> Any:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
         raise ValueError(f"{key}: {text!r} is not a YAML value") from None
-
-
-def _describe(kind: type[Any], tree: Tree, details: ErrorDetails) -> list[str]:
-    """The lines for one of pydantic's errors: dotted field, what is wrong, what was given."""
-    path = _path(tree, details["loc"])
-    field = ".".join(path)
-    match details["type"]:
-        case "unexpected_keyword_argument" | "extra_forbidden":
-            known = _field_names(kind, tree, path[:-1])
-            near = difflib.get_close_matches(path[-1], known, n=1)
-            hint = f"did you mean {'.'.join([*path[:-1], *near])}?" if near else f"there are: {', '.join(known)}"
-            return [f"{field}: unknown; {hint}"]
-        case "missing" | "missing_argument":
-            return [f"{field}: missing"]
-        case "union_tag_not_found":
-            return [f"{field}.kind: missing; say which part this is"]
-        case "value_error":
-            lines = str(details.get("ctx", {}).get("error", details["msg"])).splitlines()
-            return [".".join([*path, line]) for line in lines]
-        case _:
-            return [f"{field}: {details['msg'][0].lower()}{details['msg'][1:]}, not {details['input']!r}"]
-
-
-def _path(tree: Tree, location: tuple[int | str, ...]) -> list[str]:
-    """pydantic's location without the tags of the parts it went through."""
-    path: list[str] = []
-    node: Any = tree
-    for step in location:
-        inside = isinstance(node, dict)
-        if inside and step not in node and cast(Tree, node).get("kind") == step:
-            continue
-        path.append(str(step))
-        node = cast(Tree, node).get(str(step)) if inside else None
-    return path
-
-
-def _field_names(kind: type[Any], tree: Tree, path: list[str]) -> list[str]:
-    """The fields that a configuration has at a dotted path."""
-    node: Any = tree
-    for step in path:
-        node = node[step]
-        kind = _part(typing.get_type_hints(kind)[step], node)
-    return [field.name for field in dataclasses.fields(kind)]
-
-
-def _part(annotation: Any, node: Tree) -> type[Any]:
-    """The member of a union of parts that the node's `kind` names."""
-    if not isinstance(annotation, types.UnionType):
-        return annotation
-    return next(part for part in typing.get_args(annotation) if typing.get_type_hints(part)["kind"] == _literal(node))
-
-
-def _literal(node: Tree) -> Any:
-    return typing.Literal[node["kind"]]

@@ -90,7 +90,7 @@ def tiny_training(num_steps: int) -> TrainingConfig:
 
 
 NANO_TRAINING = tiny_training(400)
-TINY_TRAINING = tiny_training(1000)
+TINY_TRAINING = tiny_training(850)
 
 
 class Preset(NamedTuple):

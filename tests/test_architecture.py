@@ -29,7 +29,7 @@ LAYERS: list[set[str]] = [
     {"training", "evaluation", "generation", "analysis", "hf"},
     {"model", "data"},
     {"experts"},
-    {"settings", "files"},
+    {"settings", "files", "validation"},
 ]
 
 ALLOWED_IMPORTS: dict[tuple[str, str], str] = {

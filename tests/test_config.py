@@ -9,9 +9,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moeut.config import RunConfig, differences, merge, read_yaml, run_config, to_tree, to_yaml, validate
+from moeut.config import RunConfig, differences, merge, read_yaml, run_config, to_tree, to_yaml
 from moeut.model.feedforward import MLPConfig
 from moeut.presets import PRESETS, run_preset
+from moeut.validation import validate
 
 BASE = to_tree(run_preset("tiny", data="data/text"))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from moeut.config import RunConfig, differences, read_yaml, to_tree, to_yaml, validate
+from moeut.config import RunConfig, differences, read_yaml, to_tree, to_yaml
 from moeut.data.sampler import Batches, Blocks
 from moeut.data.tokens import PreparedData, open_prepared
 from moeut.evaluation.perplexity import Perplexity, evaluate
@@ -25,6 +25,7 @@ from moeut.training.optimizer import build_optimizer
 from moeut.training.progress import Progress
 from moeut.training.random_state import seed_all
 from moeut.training.report import Reporter
+from moeut.validation import validate
 
 RUN_CONFIG = "config.yaml"
 

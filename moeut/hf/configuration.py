@@ -1,6 +1,5 @@
 """How does transformers see our configuration? `core` is ours; the names that transformers asks for point into it."""
 
-import json
 import os
 from dataclasses import asdict
 from functools import reduce
@@ -8,12 +7,12 @@ from operator import getitem
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
 from transformers import PreTrainedConfig
 
 from moeut.files import replacing
 from moeut.model.folder import AUTO_MAP, STUB, STUB_MODULE
 from moeut.model.language_model import ModelConfig
+from moeut.validation import validate
 
 
 def _from_core(*path: str) -> Any:
@@ -61,7 +60,7 @@ class MoEUTConfig(PreTrainedConfig):
         use_cache: bool = True,
         **kwargs: Any,
     ) -> None:
-        self.core = asdict(_validated(core))
+        self.core = asdict(validate(ModelConfig, core))
         self.bos_token_id = bos_token_id
         self.eos_token_id = eos_token_id
         self.pad_token_id = pad_token_id
@@ -72,7 +71,7 @@ class MoEUTConfig(PreTrainedConfig):
     @property
     def model_config(self) -> ModelConfig:
         """`core` as it stands, checked. Raises ValueError, a line for each mistake."""
-        return _validated(self.core)
+        return validate(ModelConfig, self.core)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write `config.json`, and beside it the module that its `auto_map` names."""
@@ -84,11 +83,3 @@ class MoEUTConfig(PreTrainedConfig):
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
         """Do nothing: transformers would copy this file into saved folders, which import the installed package."""
-
-
-def _validated(core: dict[str, Any]) -> ModelConfig:
-    try:
-        return TypeAdapter(ModelConfig).validate_json(json.dumps(core))
-    except ValidationError as error:
-        lines = (f"{'.'.join(['core', *map(str, e['loc'])])}: {e['msg']}" for e in error.errors())
-        raise ValueError("\n".join(lines)) from None

@@ -13,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -21,6 +20,7 @@ from torch import Tensor
 import moeut
 from moeut.files import replacing
 from moeut.model.language_model import LanguageModel, ModelConfig
+from moeut.validation import validate
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -83,13 +83,14 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> LanguageMode
     """
     content = read_json(folder / CONFIG)
     try:
-        config = TypeAdapter(ModelConfig).validate_json(json.dumps(content["core"]))
-        dtype = DTYPES[content["dtype"]]
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ValueError(f"{folder}: {CONFIG} describes no model that can be built: {problems}") from None
+        core, dtype = content["core"], DTYPES[content["dtype"]]
     except (KeyError, TypeError):
         raise ValueError(f"{folder}: {CONFIG} is not that of a moeut model") from None
+    try:
+        config = validate(ModelConfig, core)
+    except ValueError as error:
+        problems = "; ".join(str(error).splitlines())
+        raise ValueError(f"{folder}: {CONFIG} describes no model that can be built: {problems}") from None
     with torch.device("meta"):
         model = LanguageModel(config)
     model.to(dtype).to_empty(device=device)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import moeut
-from moeut.config import RunConfig, read_yaml, validate
+from moeut.config import RunConfig, read_yaml
 from moeut.data.prepare import prepare
 from moeut.data.sources import find_files
 from moeut.data.tokenizer import byte_tokenizer
@@ -18,6 +18,7 @@ from moeut.model.language_model import LanguageModel
 from moeut.presets import moeut as moeut_config
 from moeut.training.loop import TrainingConfig
 from moeut.training.random_state import seed_all
+from moeut.validation import validate
 
 
 @pytest.fixture
