@@ -60,7 +60,7 @@ class MoEUTConfig(PreTrainedConfig):
         use_cache: bool = True,
         **kwargs: Any,
     ) -> None:
-        self.core = asdict(validate(ModelConfig, core))
+        self.core = asdict(_validated(core))
         self.bos_token_id = bos_token_id
         self.eos_token_id = eos_token_id
         self.pad_token_id = pad_token_id
@@ -71,7 +71,7 @@ class MoEUTConfig(PreTrainedConfig):
     @property
     def model_config(self) -> ModelConfig:
         """`core` as it stands, checked. Raises ValueError, a line for each mistake."""
-        return validate(ModelConfig, self.core)
+        return _validated(self.core)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write `config.json`, and beside it the module that its `auto_map` names."""
@@ -83,3 +83,10 @@ class MoEUTConfig(PreTrainedConfig):
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
         """Do nothing: transformers would copy this file into saved folders, which import the installed package."""
+
+
+def _validated(core: dict[str, Any]) -> ModelConfig:
+    try:
+        return validate(ModelConfig, core)
+    except ValueError as error:
+        raise ValueError("\n".join(f"core.{line}" for line in str(error).splitlines())) from None
