@@ -54,7 +54,7 @@ def test_mistakes_in_core_are_one_line_each() -> None:
     with pytest.raises(ValueError, match="core") as caught:
         MoEUTConfig(core=core)
     lines = str(caught.value).splitlines()
-    assert [line.split(": ")[0] for line in lines] == ["core.hidden_size", "core.feed_forward.sigma_moe.num_expert"]
+    assert [line.split(": ")[0] for line in lines] == ["core.hidden_size", "core.feed_forward.num_expert"]
 
 
 def test_round_trip(tmp_path: Path) -> None:
