@@ -17,9 +17,7 @@ from pydantic.dataclasses import dataclass
 from moeut.model.language_model import ModelConfig
 from moeut.settings import STRICT
 from moeut.training.loop import TrainingConfig
-from moeut.validation import validate
-
-Tree = dict[str, Any]
+from moeut.validation import Tree, validate
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

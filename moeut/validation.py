@@ -11,6 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 Tree = dict[str, Any]
+"""A configuration as nested dicts, lists, numbers and strings."""
+
 ConfigT = TypeVar("ConfigT")
 
 
