@@ -9,9 +9,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moeut.config import RunConfig, differences, merge, read_yaml, run_config, to_tree, to_yaml
+from moeut.config import RunConfig, run_config
 from moeut.model.feedforward import MLPConfig
 from moeut.presets import PRESETS, run_preset
+from moeut.trees import differences, merge, read_yaml, to_tree, to_yaml
 from moeut.validation import validate
 
 BASE = to_tree(run_preset("tiny", data="data/text"))
@@ -34,7 +35,7 @@ def test_every_preset_reads_back_as_it_was(name: str, tmp_path: Path):
 
 def test_later_wins(tmp_path: Path):
     file = tmp_path / "run.yaml"
-    file.write_text("training: {num_steps: 7, batch_size: 3}\nmodel: {norm: pre}\n")
+    file.write_text("training: {num_steps: 7, batch_tokens: 384}\nmodel: {norm: pre}\n")
     config = run_config(BASE, file, [("training.num_steps", "200"), ("training.schedule.warmup_steps", "0")])
     assert (config.training.num_steps, config.training.batch_size, config.model.norm) == (200, 3, "pre")
     assert config.data == "data/text"
@@ -62,14 +63,14 @@ def test_all_mistakes_are_named_at_once():
         ("model.hidden_size", "wide"),
         ("model.attention.num_expert", "3"),
         ("training.num_steps", "0"),
-        ("training.batch_size", "true"),
+        ("training.batch_tokens", "true"),
         ("training.optimizer.learning_rate", "-1"),
     )
     assert sorted(lines) == [
         "model.attention.num_expert: unknown; did you mean model.attention.num_experts?",
         "model.groop_size: unknown; did you mean model.group_size?",
         "model.hidden_size: input should be a valid integer, not 'wide'",
-        "training.batch_size: input should be a valid integer, not True",
+        "training.batch_tokens: input should be a valid integer, not True",
         "training.num_steps: input should be greater than 0, not 0",
         "training.optimizer.learning_rate: input should be greater than 0, not -1",
     ]
@@ -123,7 +124,7 @@ def test_differences_are_named_up_to_three():
     assert differences(BASE, theirs) == []
     merge(theirs, {"data": "x", "model": {"group_size": 4}})
     assert differences(BASE, theirs) == ["data: data/text, now x", "model.group_size: 2, now 4"]
-    merge(theirs, {"training": {"num_steps": 1, "batch_size": 1}})
+    merge(theirs, {"training": {"num_steps": 1, "batch_tokens": 1}})
     assert differences(BASE, theirs)[-1] == "and 1 more"
 
 

@@ -1,39 +1,54 @@
-"""How does text become a prepared folder?  Fingerprint, tokenizer, split, shards, and one rename at the very end.
+"""How does a recipe become a prepared folder?  Tokenizer, then passes over the sources, and one rename at the very end.
 
-The folder is written under a hidden name beside its own and renamed when complete, so that what bears the final name is
-always whole. Which documents are held out depends on their text alone: the split stays when the corpus grows.
+All is written in a hidden folder beside the final one, with a journal of how far it is: a preparation that ends early,
+by whatever cause, goes on from there when it is asked for again, to the same bytes. What bears the final name is whole.
 """
 
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
+import re
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from functools import cache, cached_property
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
 
+import numpy as np
 import tokenizers
 from tokenizers import Tokenizer
 
-from moeut.data.sources import DOCUMENT_BYTES, SourceFile, is_compressed, read_documents
-from moeut.data.tokenizer import encode, end_of_document_id, save_tokenizer, train_tokenizer
+from moeut.data.ahead import ahead
+from moeut.data.documents import BEGINNING, DOCUMENT_BYTES, Notice
+from moeut.data.encoding import read
+from moeut.data.journal import JOURNAL, Standing, read_journal, write_journal
+from moeut.data.mixture import Lane, lanes, merge
+from moeut.data.passes import HELD_OUT_HASHES, Ledger, passes, places, rules, run
+from moeut.data.recipe import HeldOutDocuments, RecipeConfig, TokenEnd
+from moeut.data.sources import HubSource, SourceConfig, is_compressed, resolve
+from moeut.data.tokenizer import build_tokenizer, end_of_document_id, load_tokenizer, needs_text, save_tokenizer
 from moeut.data.tokens import (
     FORMAT_VERSION,
     MANIFEST,
     SPLITS,
     Manifest,
-    SplitCounts,
-    TokenWriter,
+    Progress,
+    SourceRecord,
     file_record,
     open_prepared,
+    read_manifest,
     write_manifest,
 )
-from moeut.data.workplace import publish, recover, workplace
+from moeut.data.workplace import clear, is_unsettled, publish, recover, workplace
+from moeut.data.writer import NOTHING
+from moeut.files import flush
+from moeut.trees import differences, to_tree
+from moeut.validation import Tree
 
-BATCH_BYTES = 2**21
-Progress = Callable[[str, int, int | None], None]
-"""Told (stage, bytes of text done, bytes in all, or None where that is not known)."""
+QUICKLY_CHECKED_BYTES = 2**30
+NO_HASHES = (2**64 - 1, 0)
+UNPUBLISHED = (JOURNAL, HELD_OUT_HASHES)
 
 
 class Outcome(NamedTuple):
@@ -45,179 +60,202 @@ class Outcome(NamedTuple):
 
 def prepare(
     folder: str | Path,
-    files: Sequence[SourceFile],
+    recipe: RecipeConfig,
     *,
-    tokenizer: Tokenizer | int = 4096,
-    held_out: float = 0.05,
-    text_column: str = "text",
     overwrite: bool = False,
     progress: Progress | None = None,
+    notice: Notice | None = None,
 ) -> Outcome:
-    """Turns text into `folder`: `moeut.data.tokens` says what it holds, `open_prepared` reads it.
+    """Makes what a recipe says into `folder`, or goes on where an earlier call was cut short.
 
     Args:
-        folder: where to; left alone if it holds just what is asked for.
-        files: from `find_files` or `standard_library`.
-        tokenizer: one to use, or the size of the vocabulary to train on the training part.
-        held_out: the share of documents that training never sees, chosen by their hash.
-        text_column: the field of JSON lines that holds the text.
+        folder: where to; left alone if it holds just what is asked for. `moeut.data.tokens` says what it holds.
+        recipe: see `moeut.data.recipe`.
         overwrite: replace a prepared folder that holds something else.
         progress: is told how far it is.
+        notice: is told, in one line each, what one should know though it goes on.
 
     Raises:
-        ValueError: the folder holds something else or is damaged; the text cannot be read; a part comes out empty.
+        ValueError: the folder holds something else or is damaged; the text cannot be read; a part comes out empty, or
+            smaller than asked for; the disk is full; another process is at it.
     """
-    if not 0 < held_out < 1:
-        raise ValueError(f"held_out is {held_out}; it is a share of the documents, between 0 and 1")
     folder = Path(folder).resolve()
-    settings = _settings(tokenizer, held_out, text_column)
-    listing = _listing(files)
-    recover(folder)
-    existing = _existing(folder, overwrite)
-    if existing and (existing.settings, existing.listing) == (settings, listing):
-        return Outcome(existing, written=False)
-    fingerprint = _fingerprint(files, settings)
-    if existing and existing.fingerprint == fingerprint:
-        return Outcome(existing, written=False)
-    if existing and not overwrite:
-        raise ValueError(f"{folder}: {_difference(existing, settings)}; choose another folder, or overwrite this one")
+    preparation = _Preparation(recipe, progress or (lambda stage, done, total: None), notice or (lambda text: None))
+    existing = None if is_unsettled(folder) else preparation.find(folder, overwrite)
+    if existing is None:
+        with workplace(folder) as partial, _told_of_the_disk(folder):
+            recover(folder)
+            existing = preparation.find(folder, overwrite)  # another process may have made it since
+            if existing is None:
+                manifest = preparation.make(partial)
+                publish(partial, folder)
+                return Outcome(manifest, written=True)
+    return Outcome(existing, written=False)
 
-    with workplace(folder) as partial:
-        corpus = _Corpus(files, text_column, held_out, progress or (lambda stage, done, total: None))
-        if isinstance(tokenizer, int):
-            tokenizer = train_tokenizer(corpus.training_texts(), tokenizer)
-        save_tokenizer(tokenizer, partial)
-        dtype = "uint16" if tokenizer.get_vocab_size() <= 2**16 else "uint32"
-        splits = _write_tokens(corpus, tokenizer, partial, dtype)
+
+class _Preparation:
+    """A recipe and what it names: its sources' files, found when they are needed, and its tokenizer."""
+
+    def __init__(self, recipe: RecipeConfig, progress: Progress, notice: Notice):
+        self.recipe, self.progress, self.notice = recipe, progress, notice
+        self.sources: tuple[SourceConfig, ...] = (*recipe.sources, *recipe.held_out_sources())
+        self.files = cache(lambda number: resolve(self.sources[number], notice))
+        self.tokenizer = None if needs_text(recipe.tokenizer) else build_tokenizer(recipe.tokenizer, ())
+        self.settings = _settings(recipe, self.tokenizer)
+        self.total: int | None = None
+
+    def find(self, folder: Path, overwrite: bool) -> Manifest | None:
+        """The manifest of the folder if it holds just what is asked for; None if it is to be made."""
+        existing = _existing(folder, overwrite)
+        if existing is None:
+            return None
+        if existing.settings == self.settings and existing.listing == self.listing():
+            return existing
+        if existing.fingerprint == self.fingerprint():
+            return existing
+        if overwrite:
+            return None
+        changed = differences(existing.settings, self.settings)
+        what = f"made differently ({'; '.join(changed)})" if changed else "made from other contents of the sources"
+        raise ValueError(f"{folder}: {what}; choose another folder, or overwrite this one")
+
+    def listing(self) -> str:
+        """Stands for the sources' names, sizes and times. A commit of the Hub stands for itself, without asking."""
+        return _digest(
+            [
+                to_tree(source)
+                if isinstance(source, HubSource) and _is_commit(source.revision)
+                else [(file.name, file.stamp()) for file in self.files(number)]
+                for number, source in enumerate(self.sources)
+            ]
+        )
+
+    @cached_property
+    def contents(self) -> list[list[tuple[str, str]]]:
+        """What each file of each source holds."""
+        # The name without its folder: the suffix decides how a file is read, the place it lies at decides nothing.
+        sources = [self.files(number) for number in range(len(self.sources))]
+        return [[(PurePath(file.name).name, file.identity()) for file in files] for files in sources]
+
+    def fingerprint(self, **changes: Any) -> str:
+        """Stands for the sources' contents and the settings, some of which may be others."""
+        return _digest([FORMAT_VERSION, {**self.settings, **changes}, self.contents])
+
+    def make(self, partial: Path) -> Manifest:
+        """Makes all files in a workplace, or those that are missing."""
+        if (finished := _finished(partial, self.fingerprint())) is not None:
+            return finished
+        recipe, files = self.recipe, [self.files(number) for number in range(len(self.sources))]
+        if not any(is_compressed(file.name) for found in files for file in found):
+            self.total = sum(file.size for found in files for file in found)
+        training, held_out = lanes(recipe, files)
+        start = read_journal(partial, self.fingerprint(max_tokens=None), recipe.max_tokens)
+        if start is None:
+            start = self._begin(partial, training)
+        tokenizer = load_tokenizer(partial)
+        end, dtype = end_of_document_id(tokenizer), "uint16" if tokenizer.get_vocab_size() <= 2**16 else "uint32"
+        has_ends = isinstance(recipe.document_end, TokenEnd)
+        with Ledger(recipe, partial, dtype, end if has_ends else None, start) as ledger:
+            for todo in passes(recipe, training, held_out)[ledger.stage :]:
+                run(ledger, todo, tokenizer, self.progress, self.notice, self.total)
+            if not all(counts.documents for counts in ledger.splits.values()):
+                clear(partial)
+                raise ValueError(_empty_part(ledger))
+            ledger.finish()
+        records = [
+            SourceRecord(", ".join(dict.fromkeys(file.given for file in found)), len(found), splits)
+            for found, splits in zip(files, ledger.sources, strict=True)
+        ]
         manifest = Manifest(
             format_version=FORMAT_VERSION,
-            fingerprint=fingerprint,
-            listing=listing,
-            sources=tuple(dict.fromkeys(file.given for file in files)),
-            settings=settings,
+            fingerprint=self.fingerprint(),
+            listing=self.listing(),
+            sources=tuple(records),
+            settings=self.settings,
             vocab_size=tokenizer.get_vocab_size(),
-            end_of_document_id=end_of_document_id(tokenizer),
+            end_of_document_id=end,
+            has_ends=has_ends,
             dtype=dtype,
-            splits=splits,
-            files={path.name: file_record(path) for path in sorted(partial.iterdir())},
+            splits=ledger.splits,
+            files={path.name: file_record(path) for path in sorted(partial.iterdir()) if path.name not in UNPUBLISHED},
         )
         write_manifest(manifest, partial)
-        publish(partial, folder)
-    return Outcome(manifest, written=True)
+        _tidy(partial)
+        return manifest
+
+    def _begin(self, partial: Path, training: Sequence[Lane]) -> Standing:
+        """Makes the tokenizer, and the journal of a preparation of which nothing else is done."""
+        clear(partial)
+        tokenizer = self.tokenizer
+        if tokenizer is None:
+            with closing(self._tokenizer_texts(training)) as texts:
+                tokenizer = build_tokenizer(self.recipe.tokenizer, texts)
+        save_tokenizer(tokenizer, partial)
+        for file in partial.iterdir():
+            flush(file)
+        start = Standing(
+            fingerprint=self.fingerprint(max_tokens=None),
+            max_tokens=self.recipe.max_tokens,
+            stage=0,
+            lanes=(),
+            splits=dict.fromkeys(SPLITS, NOTHING),
+            sources=tuple({} for _ in self.sources),
+            hashes=NO_HASHES,
+        )
+        write_journal(start, partial)
+        return start
+
+    def _tokenizer_texts(self, training: Sequence[Lane]) -> Generator[str]:
+        """The beginning of the training text, as much of it as a tokenizer is to be made from."""
+        recipe, limit = self.recipe, self.recipe.tokenizer_text
+        chosen = [replace(lane, files=lane.files[: limit.max_files]) for lane in training]
+        rule = rules(recipe, "train")
+        done = used = 0
+        with ExitStack() as stack:
+            streams = [
+                stack.enter_context(closing(ahead(read(lane, BEGINNING, rule, recipe.errors, self.notice))))
+                for lane in chosen
+            ]
+            for _, batch in merge(streams, [lane.weight for lane in chosen], [0] * len(chosen), lambda lane: None):
+                for document, held_out in zip(batch.documents, batch.held_out.tolist(), strict=True):
+                    if not held_out:
+                        yield document.text + rule.end_text
+                        used += document.num_bytes
+                    if limit.max_bytes is not None and used >= limit.max_bytes:
+                        return
+                done += int(batch.num_bytes.sum())
+                self.progress("tokenizer", done, self.total)
+        if done != self.total:
+            self.progress("tokenizer", done, done)
+        if chosen == list(training) and isinstance(recipe.held_out, HeldOutDocuments):
+            self.total = done  # all there is, as the pass will count it
 
 
-@dataclass(frozen=True)
-class _Text:
-    """A document's text, its size, and its place in [0, 1): those below the held-out share are held out."""
-
-    text: str
-    num_bytes: int
-    place: float
-
-
-@dataclass
-class _Corpus:
-    """The documents of the sources, read anew for each pass over them; the first pass counts their bytes."""
-
-    files: Sequence[SourceFile]
-    text_column: str
-    held_out: float
-    progress: Progress
-    total: int | None = None
-
-    def __post_init__(self) -> None:
-        if not any(is_compressed(file.path) for file in self.files):
-            self.total = sum(file.path.stat().st_size for file in self.files)
-
-    def texts(self, stage: str) -> Iterator[_Text]:
-        done = told = 0
-        for document in read_documents(self.files, self.text_column):
-            encoded = document.text.encode()
-            yield _Text(document.text, len(encoded), _place(encoded))
-            done += len(encoded)
-            if done - told >= BATCH_BYTES:
-                told = done
-                self.progress(stage, done, self.total)
-        self.total = done
-        self.progress(stage, done, done)
-
-    def training_texts(self) -> Iterator[str]:
-        return (text.text for text in self.texts("tokenizer") if text.place >= self.held_out)
+@contextmanager
+def _told_of_the_disk(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(
+            f"{folder}: cannot be written ({reason}); what is done is kept, and the same command goes on"
+        ) from error
 
 
-def _place(text: bytes) -> float:
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") / 2**64
+def _finished(partial: Path, fingerprint: str) -> Manifest | None:
+    """The manifest of a workplace in which everything is done, or None."""
+    if not (partial / MANIFEST).exists():
+        return None
+    manifest = read_manifest(partial)
+    if manifest.fingerprint != fingerprint:
+        return None
+    _tidy(partial)
+    return manifest
 
 
-def _write_tokens(corpus: _Corpus, tokenizer: Tokenizer, folder: Path, dtype: str) -> dict[str, SplitCounts]:
-    end = end_of_document_id(tokenizer)
-    lowest, highest = math.inf, -math.inf
-    with ExitStack() as stack:
-        writers = {split: stack.enter_context(TokenWriter(folder, split, dtype, end)) for split in SPLITS}
-        for batch in _batches(corpus.texts("tokens")):
-            for text, ids in zip(batch, encode(tokenizer, [text.text for text in batch]), strict=True):
-                writers["held_out" if text.place < corpus.held_out else "train"].append(ids, text.num_bytes)
-                lowest, highest = min(lowest, text.place), max(highest, text.place)
-        splits = {split: writer.finish() for split, writer in writers.items()}
-    if not all(counts.documents for counts in splits.values()):
-        raise ValueError(_empty_part(splits, corpus.held_out, lowest, highest))
-    return splits
-
-
-def _batches(texts: Iterator[_Text]) -> Iterator[list[_Text]]:
-    batch, size = [], 0
-    for text in texts:
-        batch.append(text)
-        size += text.num_bytes
-        if size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _empty_part(splits: dict[str, SplitCounts], held_out: float, lowest: float, highest: float) -> str:
-    documents = sum(counts.documents for counts in splits.values())
-    if not documents:
-        return "there is no text in these files"
-    if lowest == highest:
-        return "the text is a single document, and it takes two to hold one out; give more text"
-    if splits["train"].documents:
-        share = math.ceil(lowest * 100) / 100
-        part, advice = "held-out", f"ask for a held_out of at least {share if share <= highest else highest:.4g}"
-    else:
-        share = math.floor(highest * 100) / 100
-        part, advice = "training", f"ask for a held_out of at most {share if share > lowest else highest:.4g}"
-    return f"the {part} part is empty: {documents} documents, held_out {held_out}; {advice}, or give more text"
-
-
-def _settings(tokenizer: Tokenizer | int, held_out: float, text_column: str) -> dict[str, str | int | float]:
-    if isinstance(tokenizer, int):
-        name = f"byte-level BPE of {tokenizer} tokens"
-    else:
-        name = f"sha256:{hashlib.sha256(tokenizer.to_str().encode()).hexdigest()}"
-    return {
-        "tokenizer": name,
-        "held_out": held_out,
-        "text_column": text_column,
-        "document_bytes": DOCUMENT_BYTES,
-        "tokenizers": tokenizers.__version__,
-    }
-
-
-def _listing(files: Sequence[SourceFile]) -> str:
-    entries = ((file.name, stat.st_size, stat.st_mtime_ns) for file in files for stat in (file.path.stat(),))
-    return _digest(list(entries))
-
-
-def _fingerprint(files: Sequence[SourceFile], settings: dict[str, str | int | float]) -> str:
-    # The name without its folder: the suffix decides how a file is read, the place it lies at decides nothing.
-    contents = [(file.path.name, file_record(file.path).sha256) for file in files]
-    return _digest([FORMAT_VERSION, settings, contents])
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+def _tidy(partial: Path) -> None:
+    for name in UNPUBLISHED:
+        (partial / name).unlink(missing_ok=True)
 
 
 def _existing(folder: Path, overwrite: bool) -> Manifest | None:
@@ -226,17 +264,57 @@ def _existing(folder: Path, overwrite: bool) -> Manifest | None:
     if not (folder / MANIFEST).is_file():
         raise ValueError(f"{folder}: holds something other than prepared data; choose another folder")
     try:
-        return open_prepared(folder).manifest
+        manifest = read_manifest(folder)
+        # Who is about to train has all of it checked; here that would take longer than "nothing to do" may.
+        small = sum(record.bytes for record in manifest.files.values()) < QUICKLY_CHECKED_BYTES
+        return open_prepared(folder, verify=small or overwrite).manifest
     except ValueError:
         if overwrite:
             return None
         raise
 
 
-def _difference(existing: Manifest, settings: dict[str, str | int | float]) -> str:
-    changed = [
-        f"{name} {existing.settings.get(name)!r} there, {value!r} asked for"
-        for name, value in settings.items()
-        if existing.settings.get(name) != value
-    ]
-    return f"made differently ({', '.join(changed)})" if changed else "made from other contents of the sources"
+def _settings(recipe: RecipeConfig, tokenizer: Tokenizer | None) -> Tree:
+    """What decides the content beside the contents of the sources; not where these lie."""
+    tree = to_tree(recipe)
+    if tokenizer is not None:
+        checksum = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+        tree["tokenizer"] = {"kind": recipe.tokenizer.kind, "sha256": checksum}
+    for node in (tree, tree["held_out"]):
+        for source in node.get("sources", ()):
+            for name in source.keys() - {"text_column", "weight"}:
+                del source[name]
+    return {**tree, "document_bytes": DOCUMENT_BYTES, "tokenizers": tokenizers.__version__}
+
+
+def _empty_part(ledger: Ledger) -> str:
+    splits, held_out = ledger.splits, ledger.recipe.held_out
+    documents, limit = sum(counts.documents for counts in splits.values()), ledger.recipe.max_tokens
+    part = "training" if splits["held_out"].documents else "held-out"
+    if limit is not None:
+        return f"the {part} part is empty: {documents:,} documents make up max_tokens {limit:,}; ask for more"
+    if not documents:
+        return "there is no text in these files"
+    if not isinstance(held_out, HeldOutDocuments):
+        return f"the {part} part is empty: {documents:,} documents; give more text"
+    lowest, highest = places(np.array(ledger.hashes, np.uint64)).tolist()
+    if lowest == highest:
+        return "the text is a single document, and it takes two to hold one out; give more text"
+    if part == "held-out":
+        share = math.ceil(lowest * 100) / 100
+        advice = f"at least {share if share <= highest else highest:.4g}"
+    else:
+        share = math.floor(highest * 100) / 100
+        advice = f"at most {share if share > lowest else highest:.4g}"
+    return (
+        f"the {part} part is empty: {documents:,} documents, held_out.share {held_out.share}; ask for a held_out.share "
+        f"of {advice}, or give more text"
+    )
+
+
+def _is_commit(revision: str | None) -> bool:
+    return re.fullmatch("[0-9a-f]{40}", revision or "") is not None
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

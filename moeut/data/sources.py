@@ -1,223 +1,180 @@
-"""Where does text come from?  Files and folders on this machine, read as a stream of documents.
+"""Where does text come from?  Files and folders of this machine, data sets of the Hub, Python's own library, as files.
 
-A text file is one document, a line of a `.jsonl` file is one document, and a document longer than `DOCUMENT_BYTES` is
-handed on in parts, so that no single document decides how large the held-out part becomes.
+A source is resolved to an ordered list of files, and the files are read as one stream of documents. What a file holds
+is told by its suffix, wherever it lies.
 """
 
-import bz2
-import gzip
-import io
-import json
-import lzma
-import os
-import platform
-import sysconfig
-import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+from typing import IO, Annotated, Literal, Protocol
 
-DOCUMENT_BYTES = 2**16
-JSON_LINES_SUFFIXES = frozenset({".jsonl", ".ndjson"})
-# fmt: off
-TEXT_SUFFIXES = frozenset({
-    ".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".org", ".adoc", ".html", ".htm", ".xml", ".css", ".py",
-    ".pyi", ".js", ".jsx", ".ts", ".tsx", ".c", ".h", ".cc", ".cpp", ".hh", ".hpp", ".cu", ".cuh", ".java", ".kt",
-    ".scala", ".rs", ".go", ".rb", ".pl", ".php", ".swift", ".m", ".hs", ".ml", ".lisp", ".el", ".clj", ".erl", ".ex",
-    ".lua", ".r", ".jl", ".f90", ".pas", ".asm", ".s", ".sql", ".sh", ".ps1", ".bat", ".toml", ".yaml", ".yml",
-    ".ini", ".cfg", ".cmake", ".mk", ".proto", ".vim", ".dart", ".zig", ".nim",
-})
-# fmt: on
-COMPRESSED = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
-STANDARD_LIBRARY_LEFT_OUT = frozenset(
-    {"test", "tests", "idle_test", "encodings", "idlelib", "pydoc_data", "site-packages", "__pycache__"}
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from moeut.data.documents import (
+    BEGINNING,
+    Document,
+    Errors,
+    Faults,
+    Notice,
+    Position,
+    json_lines,
+    record_documents,
+    text_documents,
 )
+from moeut.data.formats import COLUMN_SUFFIXES, JSON_LINES_SUFFIXES, form, is_packed, unpack
+from moeut.data.local import LocalFile, find_files, standard_library
+from moeut.settings import STRICT, PositiveFloat, refuse
 
 
-@dataclass(frozen=True)
-class SourceFile:
-    """A file to read: `path` to open, `name` as results show it, and the source it was `given` as by the user."""
-
-    path: Path
-    name: str
-    given: str
+def _ignore(message: str) -> None:
+    """Nobody asked to be told."""
 
 
-@dataclass(frozen=True)
-class Document:
-    """A text that stands for itself, and its `source`: `file` or `file:line`, with `#2`, `#3` … for later parts."""
+class SourceFile(Protocol):
+    """A file to read, wherever it lies."""
 
-    text: str
-    source: str
+    @property
+    def name(self) -> str:
+        """As results show it; the suffix says what the file holds."""
+        ...
+
+    @property
+    def given(self) -> str:
+        """The source that it is part of, as the user named it."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file as it lies there."""
+        ...
+
+    def stamp(self) -> str:
+        """Changes when the content does, perhaps when it does not, and costs nothing to ask for."""
+        ...
+
+    def identity(self) -> str:
+        """Stands for the content: equal ones, equal contents."""
+        ...
+
+    def open(self, notice: Notice) -> IO[bytes]:
+        """The content as it lies there."""
+        ...
 
 
-def find_files(paths: Iterable[str | Path]) -> list[SourceFile]:
-    """The files behind `paths`: a file stands for itself, whatever its suffix; a folder for its text and JSON lines.
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FilesSource:
+    """Files, folders and globs of this machine, as `find_files` finds them."""
 
-    Folders are searched recursively in sorted order; hidden entries and symbolic links to folders are passed over.
+    kind: Literal["files"] = "files"
+    paths: Annotated[tuple[str, ...], Field(min_length=1)]
+    text_column: str = "text"
+    weight: PositiveFloat = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class HubSource:
+    """A data set of the Hub by name: the files of its configuration `name` and of `split`, as `datasets` finds them.
+
+    Or those that match `files`, globs within the repository, in that order. `revision`: a branch, a tag or a commit.
+    """
+
+    kind: Literal["hub"] = "hub"
+    dataset: str
+    name: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    files: tuple[str, ...] | None = None
+    text_column: str = "text"
+    weight: PositiveFloat = 1.0
+
+    def __post_init__(self) -> None:
+        both = self.files is not None and self.name is not None
+        refuse([(both, "name: has no effect where files are named; leave one of them out")])
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class StandardLibrarySource:
+    """The source code of Python's standard library, as `standard_library` finds it."""
+
+    kind: Literal["standard_library"] = "standard_library"
+    weight: PositiveFloat = 1.0
+
+
+SourceConfig = FilesSource | HubSource | StandardLibrarySource
+
+
+def resolve(source: SourceConfig, notice: Notice = _ignore) -> list[SourceFile]:
+    """The files behind a source, in the order in which they are read. Only the Hub is asked over the network.
 
     Raises:
-        ValueError: a path is missing, a named file is empty, or a folder holds no text.
+        ValueError: there are none, or the Hub does not say.
     """
-    return [file for path in paths for file in _files_behind(Path(path))]
+    match source:
+        case FilesSource():
+            return [*find_files(source.paths)]
+        case StandardLibrarySource():
+            return [*standard_library()]
+        case HubSource():
+            from moeut.data.hub import find_hub_files  # loads huggingface_hub
+
+            return [*find_hub_files(source, notice)]
 
 
-def _files_behind(path: Path) -> list[SourceFile]:
-    if path.is_dir():
-        found = [
-            SourceFile(entry, entry.as_posix(), str(path))
-            for entry in _walk(path)
-            if _kind(entry) in TEXT_SUFFIXES | JSON_LINES_SUFFIXES and entry.stat().st_size > 0
-        ]
-        if not found:
-            raise ValueError(f"{path}: no text files in this folder; name them, or give them a suffix such as .txt")
-        return found
-    if not path.exists():
-        raise ValueError(f"{path}: no such file or folder")
-    if path.is_file() and path.stat().st_size == 0:
-        raise ValueError(f"{path}: the file is empty")
-    return [SourceFile(path, path.as_posix(), str(path))]
-
-
-def standard_library() -> list[SourceFile]:
-    """The Python source of the standard library that runs this program: about 9 MB of text that is always at hand.
-
-    Left out: tests, encodings, idlelib, pydoc_data and whatever is not UTF-8. It differs by Python version and build.
-
-    Raises:
-        ValueError: this Python came without its library's source.
-    """
-    root = Path(sysconfig.get_path("stdlib"))
-    given = f"the standard library of Python {platform.python_version()}"
-    files = [
-        SourceFile(path, path.relative_to(root).as_posix(), given)
-        for path in _walk(root, STANDARD_LIBRARY_LEFT_OUT)
-        if path.suffix == ".py" and _is_text(path)
-    ]
-    if not files:
-        raise ValueError("this Python came without the source of its standard library; name text files instead")
-    return files
-
-
-def read_documents(files: Iterable[SourceFile], text_column: str = "text") -> Iterator[Document]:
+def read_documents(
+    files: Sequence[SourceFile],
+    text_column: str = "text",
+    *,
+    start: Position = BEGINNING,
+    errors: Errors = "strict",
+    notice: Notice = _ignore,
+) -> Iterator[Document]:
     """The documents of `files`, in order; those longer than `DOCUMENT_BYTES` in parts. Empty ones are passed over.
 
     Args:
-        files: what to read; `.gz`, `.xz` and `.bz2` are unpacked on the way.
-        text_column: the field of a JSON line that holds the text.
+        files: what to read; `.gz`, `.bz2`, `.xz` and `.zst` are unpacked on the way.
+        text_column: the field of a JSON line, or the column of Parquet and Arrow, that holds the text.
+        start: where to begin: `Document.next` of the last document that was read goes on after it, exactly.
+        errors: "replace" goes on where text is not UTF-8 (U+FFFD stands for what is not) and over lines of JSON that
+            hold no text, and says so.
+        notice: is told what is passed over, and of each new try to reach the Hub.
 
     Raises:
         ValueError: a file is not UTF-8 (names the byte), not JSON lines (names the line), has no `text_column` (names
-            the columns there are) or is a damaged archive.
+            the columns there are), is a damaged archive, or cannot be read.
     """
-    for file in files:
-        try:
-            with _open(file.path) as stream:
-                if _kind(file.path) in JSON_LINES_SUFFIXES:
-                    yield from _read_json_lines(stream, file.name, text_column)
-                else:
-                    yield from _parts(stream, file.name)
-        except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
-            raise ValueError(f"{file.name}: the archive is damaged or cut short ({error})") from error
-
-
-def split_text(text: str, name: str) -> Iterator[Document]:
-    """`text` in parts of at most `DOCUMENT_BYTES`, that join to it; cut at the end of a line where there is one.
-
-    Raises:
-        ValueError: the text holds half of a surrogate pair, which UTF-8 cannot say.
-    """
+    faults = Faults(errors, notice)
     try:
-        encoded = text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{name}: half of a surrogate pair at character {error.start} of the text") from error
-    return _parts(io.BytesIO(encoded), name)
+        for number, file in enumerate(files[start.file :], start.file):
+            documents = _documents_in(file, number, text_column, start, faults)
+            yield from itertools.dropwhile(lambda document: document.position < start, documents)
+    finally:
+        faults.tell_counts()
 
 
-def is_compressed(path: Path) -> bool:
+def _documents_in(
+    file: SourceFile, number: int, text_column: str, start: Position, faults: Faults
+) -> Iterator[Document]:
+    first = start.document if number == start.file else 0
+    kind = form(file.name)
+    try:
+        with file.open(faults.notice) as stored, unpack(stored, file.name) as content:
+            if kind in JSON_LINES_SUFFIXES:
+                records = json_lines(content, file.name, text_column, first, faults)
+            elif kind in COLUMN_SUFFIXES:
+                from moeut.data.columns import column_texts  # loads pyarrow
+
+                place = file.path if isinstance(file, LocalFile) else content
+                records = column_texts(place, file.name, text_column, first, faults)
+            else:
+                yield from text_documents(content, file.name, number, faults)
+                return
+            yield from record_documents(records, file.name, number, faults)
+    except OSError as error:
+        raise ValueError(f"{file.name}: cannot be read ({error.strerror or error})") from error
+
+
+def is_compressed(name: str | PurePath) -> bool:
     """Whether the size of the file says nothing of the size of its text."""
-    return path.suffix.lower() in COMPRESSED
-
-
-def _parts(stream: IO[bytes], name: str) -> Iterator[Document]:
-    """Cuts a stream into documents, holding no more of it than one of them."""
-    offset, number, buffer = 0, 1, b""
-    while True:
-        piece = stream.read(DOCUMENT_BYTES + 1 - len(buffer))
-        buffer += piece
-        if piece and len(buffer) <= DOCUMENT_BYTES:
-            continue
-        if not buffer:
-            return
-        cut = _cut(buffer) if piece else len(buffer)
-        part, buffer = buffer[:cut], buffer[cut:]
-        yield Document(_decode(part, name, offset), name if number == 1 else f"{name}#{number}")
-        offset, number = offset + len(part), number + 1
-
-
-def _cut(buffer: bytes) -> int:
-    """Where to end a part: after the last line's end, or else before the character that would not fit."""
-    newline = buffer.rfind(b"\n", 0, DOCUMENT_BYTES)
-    if newline >= 0:
-        return newline + 1
-    cut = DOCUMENT_BYTES
-    while cut > DOCUMENT_BYTES - 3 and buffer[cut] & 0xC0 == 0x80:
-        cut -= 1
-    return cut
-
-
-def _decode(data: bytes, name: str, offset: int) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        at = offset + error.start
-        raise ValueError(f"{name}: not UTF-8 text at byte {at} ({data[error.start]:#04x}); convert the file") from error
-
-
-def _read_json_lines(stream: IO[bytes], name: str, text_column: str) -> Iterator[Document]:
-    offset = 0
-    for number, line in enumerate(stream, start=1):
-        where = f"{name}:{number}"
-        text = _decode(line, where, offset).removeprefix("\ufeff").strip()
-        offset += len(line)
-        if text:
-            yield from split_text(_text_of(text, where, text_column), where)
-
-
-def _text_of(line: str, where: str, text_column: str) -> str:
-    try:
-        record = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{where}: not a line of JSON ({error})") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{where}: not a JSON object with the column {text_column!r} but a {type(record).__name__}")
-    if text_column not in record:
-        raise ValueError(f"{where}: no column {text_column!r}; the columns there are: {', '.join(map(repr, record))}")
-    if not isinstance(record[text_column], str):
-        found = type(record[text_column]).__name__
-        raise ValueError(f"{where}: the column {text_column!r} holds no text but a {found}")
-    return record[text_column]
-
-
-def _walk(folder: Path, left_out: frozenset[str] = frozenset()) -> Iterator[Path]:
-    """The files below `folder`, sorted, without hidden ones and those in folders of the names in `left_out`."""
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in left_out)
-        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
-
-
-def _kind(path: Path) -> str:
-    """The suffix that tells what the text is, seen through the one that tells how it is packed."""
-    return (Path(path.stem) if is_compressed(path) else path).suffix.lower()
-
-
-def _open(path: Path) -> IO[bytes]:
-    return COMPRESSED.get(path.suffix.lower(), open)(path, "rb")
-
-
-def _is_text(path: Path) -> bool:
-    try:
-        return bool(path.read_bytes().decode())
-    except UnicodeDecodeError:
-        return False
+    return is_packed(name) or form(name) in COLUMN_SUFFIXES

@@ -1,4 +1,4 @@
-"""What is in a prepared folder?  Its layout, how shards of tokens are written and read, and how damage is noticed.
+"""What is in a prepared folder?  Its layout, how shards of tokens are read, and how damage is noticed.
 
     manifest.json                            what it is made from, counts, and the checksum of every other file
     tokenizer.json  tokenizer_config.json    the tokenizer, as transformers reads it
@@ -6,19 +6,19 @@
     train-documents.npy  held_out-…          int64 [documents, 2]: the first token of each document, its UTF-8 bytes
 
 The stream of a split is `end doc₁ end doc₂ end …`: it begins with an end-of-document token and each document is
-followed by one, so that every byte of every document is predicted from something.
+followed by one, so that every byte of every document is predicted from something. Only a recipe that says so leaves
+the ends out: `doc₁ doc₂ …`.
 """
 
 import bisect
 import itertools
 import json
-import os
-from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import pydantic
@@ -26,13 +26,24 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from moeut.data.tokenizer import load_tokenizer
-from moeut.files import sha256
+from moeut.files import replacing, sha256
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SHARD_TOKENS = 2**26
-ALWAYS_VERIFIED_BYTES = 2**28
 MANIFEST = "manifest.json"
 SPLITS = ("train", "held_out")
+Progress = Callable[[str, int, int | None], None]
+"""Told (stage, how much of it is done, how much there is, or None where that is not known)."""
+
+
+def shard_file(folder: Path, split: str, number: int) -> Path:
+    """Where a shard of a split lies."""
+    return folder / f"{split}-{number:05d}.npy"
+
+
+def documents_file(folder: Path, split: str) -> Path:
+    """Where the places and sizes of a split's documents lie."""
+    return folder / f"{split}-documents.npy"
 
 
 @dataclass(frozen=True)
@@ -53,97 +64,52 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
+class SourceRecord:
+    """A source as it was given, how many files it has, and what each split holds of it (without the first end)."""
+
+    name: str
+    files: int
+    splits: dict[str, SplitCounts]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a prepared folder says of itself.
 
     `fingerprint` stands for the contents of the sources, the settings and the versions: equal ones, equal folders.
     `listing` stands for the sources' names, sizes and times only: equal ones need no second look at the contents.
+    `settings` is the recipe without its sources, and the versions. `has_ends`: whether ends of documents are marked.
     """
 
     format_version: int
     fingerprint: str
     listing: str
-    sources: tuple[str, ...]
-    settings: dict[str, str | int | float]
+    sources: tuple[SourceRecord, ...]
+    settings: dict[str, Any]
     vocab_size: int
     end_of_document_id: int
+    has_ends: bool
     dtype: str
     splits: dict[str, SplitCounts]
     files: dict[str, FileRecord]
 
 
-class TokenWriter:
-    """Writes the stream of one split, a document at a time; nothing but the documents' places is kept in memory."""
-
-    def __init__(self, folder: Path, split: str, dtype: str, end_of_document: int, shard_tokens: int = SHARD_TOKENS):
-        self.folder, self.split, self.dtype, self.shard_tokens = folder, split, np.dtype(dtype), shard_tokens
-        self.end = np.array([end_of_document], self.dtype)
-        self.documents = array("q")
-        self.tokens = self.bytes = self.shards = self.room = 0
-        self.shard: IO[bytes] | None = None
-        self._write(self.end)
-
-    def append(self, ids: list[int], num_bytes: int) -> None:
-        """Adds a document of these tokens, which are this many bytes of UTF-8, and its end."""
-        self.documents.extend((self.tokens, num_bytes))
-        self.bytes += num_bytes
-        self._write(np.array(ids, self.dtype))
-        self._write(self.end)
-
-    def finish(self) -> SplitCounts:
-        """Completes the files."""
-        self._finish_shard()
-        places = np.array(self.documents, np.int64).reshape(-1, 2)
-        with (self.folder / f"{self.split}-documents.npy").open("wb") as file:
-            np.save(file, places)
-            _flush(file)
-        return SplitCounts(len(places), self.tokens, self.bytes)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self.shard is not None:
-            self.shard.close()
-
-    def _write(self, tokens: NDArray[Any]) -> None:
-        while len(tokens):
-            if self.shard is None or not self.room:
-                self._finish_shard()
-                self.shard = (self.folder / f"{self.split}-{self.shards:05d}.npy").open("wb")
-                self.shards, self.room = self.shards + 1, self.shard_tokens
-                self._write_header(self.shard)
-            now, tokens = tokens[: self.room], tokens[self.room :]
-            self.shard.write(now.tobytes())
-            self.room -= len(now)
-            self.tokens += len(now)
-
-    def _write_header(self, shard: IO[bytes]) -> None:
-        # numpy keeps room for a longer first dimension in it, so the header can be written again when that is known.
-        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.shard_tokens - self.room,)}
-        np.lib.format.write_array_header_1_0(shard, header)
-
-    def _finish_shard(self) -> None:
-        if self.shard is not None:
-            self.shard.seek(0)
-            self._write_header(self.shard)
-            _flush(self.shard)
-            self.shard.close()
-
-
 class TokenStream:
-    """The tokens of one split: `shards` [tokens] read as if they were one array, and `documents` [documents, 2]."""
+    """The tokens of one split: `shards` [tokens] read as if they were one array, and `documents` [documents, 2].
 
-    def __init__(self, shards: Sequence[NDArray[Any]], documents: NDArray[np.int64]):
-        self.shards, self.documents = shards, documents
+    has_ends: whether a token stands between documents that belongs to none.
+    """
+
+    def __init__(self, shards: Sequence[NDArray[Any]], documents: NDArray[np.int64], has_ends: bool = True):
+        self.shards, self.documents, self.has_ends = shards, documents, has_ends
         self.starts = [0, *itertools.accumulate(len(shard) for shard in shards)]
 
     @classmethod
-    def open(cls, folder: Path, split: str) -> Self:
+    def open(cls, folder: Path, split: str, has_ends: bool = True) -> Self:
         """The stream of a split in a folder, memory-mapped."""
-        files = itertools.takewhile(Path.exists, (folder / f"{split}-{number:05d}.npy" for number in itertools.count()))
+        files = itertools.takewhile(Path.exists, (shard_file(folder, split, number) for number in itertools.count()))
         shards = [np.load(file, mmap_mode="r") for file in files]
-        return cls(shards, np.load(folder / f"{split}-documents.npy", mmap_mode="r"))
+        return cls(shards, np.load(documents_file(folder, split), mmap_mode="r"), has_ends)
 
     def __len__(self) -> int:
         return self.starts[-1]
@@ -171,7 +137,7 @@ class TokenStream:
         """The tokens of a document, without its end."""
         last = number + 1 == len(self.documents)
         stop = len(self) if last else int(self.documents[number + 1, 0])
-        return self.read(int(self.documents[number, 0]), stop - 1)
+        return self.read(int(self.documents[number, 0]), stop - self.has_ends)
 
 
 @dataclass(frozen=True)
@@ -188,24 +154,42 @@ class PreparedData:
         return load_tokenizer(self.folder)
 
 
-def open_prepared(folder: str | Path, verify: bool | None = None) -> PreparedData:
-    """Opens what `prepare` wrote. Files are checked by size, and by checksum if `verify`, or by default if small.
+def open_prepared(folder: str | Path, *, verify: bool = True, progress: Progress | None = None) -> PreparedData:
+    """Opens what `prepare` wrote, after reading all of it once to compare checksums: nothing damaged is trained on.
+
+    verify: False compares only the sizes of the files. progress: is told how far the checking is, in bytes.
 
     Raises:
         ValueError: there is no such folder, it holds nothing prepared or in another format, or it is damaged.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    if verify is None:
-        verify = sum(record.bytes for record in manifest.files.values()) < ALWAYS_VERIFIED_BYTES
-    for name, record in manifest.files.items():
+    _check_sizes(folder, manifest.files)
+    if verify:
+        _check_contents(folder, manifest.files, progress)
+    return PreparedData(folder, manifest, *(TokenStream.open(folder, split, manifest.has_ends) for split in SPLITS))
+
+
+def _check_sizes(folder: Path, files: Mapping[str, FileRecord]) -> None:
+    for name, record in files.items():
         path = folder / name
         if not path.is_file():
             raise ValueError(f"{folder}: {name} is missing; prepare the folder again with overwrite")
-        intact = path.stat().st_size == record.bytes and (not verify or file_record(path) == record)
-        if not intact:
+        if path.stat().st_size != record.bytes:
             raise ValueError(f"{folder}: {name} is damaged; prepare the folder again with overwrite")
-    return PreparedData(folder, manifest, *(TokenStream.open(folder, split) for split in SPLITS))
+
+
+def _check_contents(folder: Path, files: Mapping[str, FileRecord], progress: Progress | None) -> None:
+    done, total = 0, sum(record.bytes for record in files.values())
+    with ThreadPoolExecutor() as pool:
+        checksums = pool.map(sha256, (folder / name for name in files))
+        for (name, record), checksum in zip(files.items(), checksums, strict=True):
+            if checksum != record.sha256:
+                pool.shutdown(cancel_futures=True)
+                raise ValueError(f"{folder}: {name} is damaged; prepare the folder again with overwrite")
+            done += record.bytes
+            if progress is not None:
+                progress("checking", done, total)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -231,16 +215,10 @@ def read_manifest(folder: Path) -> Manifest:
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Writes the manifest, as the last of the folder's files."""
-    with (folder / MANIFEST).open("wb") as file:
-        file.write(pydantic.TypeAdapter(Manifest).dump_json(manifest, indent=1) + b"\n")
-        _flush(file)
+    with replacing(folder / MANIFEST) as partial:
+        partial.write_bytes(pydantic.TypeAdapter(Manifest).dump_json(manifest, indent=1) + b"\n")
 
 
 def file_record(path: Path) -> FileRecord:
     """Size and checksum of a file as it is now."""
     return FileRecord(path.stat().st_size, sha256(path))
-
-
-def _flush(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())

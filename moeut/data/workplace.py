@@ -1,8 +1,8 @@
 """How does a folder appear all at once?  It is written under a hidden name beside its own, then renamed.
 
-What bears the final name is always whole: a process killed at any moment leaves at most `.NAME.partial`, which the
-next one clears, or, between the two renames of a replacement, the former folder as `.NAME.former`, which the next one
-puts back.
+What bears the final name is always whole: a process that ends early, at any moment, leaves at most `.NAME.partial`, in
+which the next one may go on, or, between the two renames of a replacement, the former folder as `.NAME.former`, which
+the next one puts back.
 """
 
 import os
@@ -16,7 +16,7 @@ from moeut.files import flush, held_by_one_process
 
 @contextmanager
 def workplace(folder: Path) -> Iterator[Path]:
-    """An empty folder in which to prepare `folder`, held by one process at a time; removed unless published.
+    """A folder in which to prepare `folder`, held by one process at a time; it stays unless published or empty.
 
     Raises:
         ValueError: another process holds it.
@@ -24,12 +24,19 @@ def workplace(folder: Path) -> Iterator[Path]:
     partial = folder.with_name(f".{folder.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
     with held_by_one_process(partial, folder):
-        for entry in partial.iterdir():
-            entry.unlink()
+        if not partial.exists():
+            raise ValueError(f"{folder}: another process has just written it; ask again")
         try:
             yield partial
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            if partial.exists() and not any(partial.iterdir()):
+                partial.rmdir()
+
+
+def clear(partial: Path) -> None:
+    """Removes what lies in a workplace."""
+    for entry in partial.iterdir():
+        entry.unlink()
 
 
 def publish(partial: Path, folder: Path) -> None:
@@ -41,6 +48,11 @@ def publish(partial: Path, folder: Path) -> None:
     os.rename(partial, folder)
     flush(folder.parent)
     shutil.rmtree(former, ignore_errors=True)
+
+
+def is_unsettled(folder: Path) -> bool:
+    """Whether a replacement was cut short, or goes on at this moment."""
+    return _former(folder).exists()
 
 
 def recover(folder: Path) -> None:

@@ -1,5 +1,9 @@
 """Batches: a pure function of (seed, epoch, index), every block once an epoch, every token scored once."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -89,6 +93,59 @@ def test_rows_are_rows_of_the_batch(index: int, ranks: int, seed: int) -> None:
     for part, values in enumerate(whole):
         assert (np.concatenate([rows[part] for rows in contiguous]) == values).all()
         assert all((rows[part] == values[rank::ranks]).all() for rank, rows in enumerate(strided))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 120), st.integers(1, 60))
+def test_however_a_step_is_shared_out(step: int, shard_tokens: int, context_length: int) -> None:
+    """One rank with 8 rows, two with 4, eight micro-batches of a row, or a batch of each row: the same tokens."""
+    blocks = Blocks(counting_stream(307, shard_tokens), context_length)
+    batches = Batches(blocks, 8, seed=5)
+    whole = batches.batch(step)
+    for part, values in enumerate(whole):
+        two_ranks = [batches.batch(step, slice(rank * 4, rank * 4 + 4))[part] for rank in range(2)]
+        micro_batches = [batches.batch(step, slice(row, row + 1))[part] for row in range(8)]
+        single_rows = [Batches(blocks, 1, seed=5).batch(step * 8 + row)[part] for row in range(8)]
+        for shares in (two_ranks, micro_batches, single_rows):
+            assert (np.concatenate(shares) == values).all()
+
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from moeut.data.sampler import Batches, Blocks
+from moeut.data.tokens import TokenStream
+
+def private_kilobytes():
+    (line,) = (line for line in open("/proc/self/status") if line.startswith("VmData"))
+    return int(line.split()[1])
+
+tokens, shards = 2**30, 4
+for number in range(shards):
+    np.lib.format.open_memmap(f"{number}.npy", "w+", np.uint16, (tokens,))
+stream = TokenStream([np.load(f"{number}.npy", mmap_mode="r") for number in range(shards)], np.empty((0, 2), np.int64))
+batches = Batches(Blocks(stream, 1024), 64)
+batches.batch(0)
+before = private_kilobytes()
+limit = resource.getrlimit(resource.RLIMIT_DATA)[1]
+resource.setrlimit(resource.RLIMIT_DATA, (before * 1024 + 2**26, limit))
+for step in range(1, 30):
+    batches.batch(step)
+print(len(stream) * 2, private_kilobytes() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc, which says what memory is private")
+def test_memory_stays_flat(tmp_path: Path) -> None:
+    """8 GB of tokens (files that are one hole) are read at random by a process that may take 64 MB more."""
+    result = subprocess.run(
+        [sys.executable, "-c", MEMORY], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    size, growth = map(int, result.stdout.split())
+    assert size == 2**33
+    assert growth < 2**13  # kilobytes
 
 
 def test_epochs_and_seeds_differ() -> None:

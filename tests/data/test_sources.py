@@ -1,151 +1,223 @@
-"""Text from files: what is found, what it becomes, and what is said when it cannot be read."""
+"""Sources of every kind as one stream of documents, which can be taken up again after any of them."""
 
-import bz2
 import gzip
 import json
 import lzma
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import ipc, parquet
+from pydantic import TypeAdapter, ValidationError
 
-from moeut.data.sources import DOCUMENT_BYTES, find_files, read_documents, split_text, standard_library
-
-TEXT = st.text(st.characters(exclude_categories=["Cs"]))
-
-
-def read(path: Path, **options: str) -> list[str]:
-    return [document.text for document in read_documents(find_files([path]), **options)]
-
-
-def test_a_folder_is_searched_in_sorted_order(tmp_path: Path) -> None:
-    (tmp_path / "b").mkdir()
-    (tmp_path / ".git").mkdir()
-    for name in ("z.txt", "b/code.py", "a.md", ".hidden.txt", ".git/config.txt", "picture.png", "empty.txt"):
-        (tmp_path / name).write_text("" if name == "empty.txt" else name)
-    (tmp_path / "lines.jsonl").write_text('{"text": "one"}\n\n{"text": "two"}\n')
-    assert read(tmp_path) == ["a.md", "one", "two", "z.txt", "b/code.py"]
-
-
-@pytest.mark.parametrize(
-    ("suffix", "compress"), [(".gz", gzip.compress), (".xz", lzma.compress), (".bz2", bz2.compress)]
+from moeut.data.documents import DOCUMENT_BYTES, Document, Position
+from moeut.data.sources import (
+    FilesSource,
+    HubSource,
+    SourceConfig,
+    SourceFile,
+    StandardLibrarySource,
+    find_files,
+    is_compressed,
+    read_documents,
+    resolve,
 )
-def test_compressed_files_are_read_and_damage_is_named(tmp_path: Path, suffix: str, compress) -> None:
-    path = tmp_path / f"lines.jsonl{suffix}"
-    data = compress(b"".join(json.dumps({"text": f"document {i}"}).encode() + b"\n" for i in range(3000)))
-    path.write_bytes(data)
-    assert read(path) == [f"document {i}" for i in range(3000)]
-    assert read(tmp_path)[0] == "document 0"
-    path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match=rf"lines\.jsonl{suffix}: the archive is damaged or cut short"):
-        read(path)
 
 
-def test_a_compressed_file_that_is_none(tmp_path: Path) -> None:
-    for suffix in (".gz", ".xz"):
-        path = tmp_path / f"text.txt{suffix}"
-        path.write_bytes(b"plain text")
-        with pytest.raises(ValueError, match="the archive is damaged"):
-            read(path)
+def write_lines(path: Path, texts: Sequence[str | None]) -> Path:
+    data = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+    packed = {".gz": gzip.compress, ".xz": lzma.compress}.get(path.suffix, bytes)(data)
+    path.write_bytes(packed)
+    return path
 
 
-def test_line_ends_and_marks_are_kept(tmp_path: Path) -> None:
-    path = tmp_path / "text.dat"
-    path.write_bytes("\ufeffa\r\nb\tc\rd\n".encode())
-    assert read(path) == ["\ufeffa\r\nb\tc\rd\n"]
+def every_kind(folder: Path) -> list[SourceFile]:
+    """A file of each kind, with empty texts and documents of several parts in them."""
+    generator = random.Random(0)
+    texts = [f"text {i} é " * generator.choice([0, 1, 3, 20_000]) for i in range(12)]
+    table = pyarrow.table({"text": [text or None for text in texts], "n": range(12)})
+    write_lines(folder / "a.jsonl", [*texts, None])
+    write_lines(folder / "b.jsonl.gz", texts)
+    write_lines(folder / "c.json.xz", texts)
+    (folder / "d.txt").write_text("one line\n" * 30_000)
+    parquet.write_table(table, folder / "e.parquet", row_group_size=5)
+    with ipc.new_stream(folder / "f.arrow", table.schema) as writer:
+        writer.write_table(table, max_chunksize=5)
+    (folder / "g.txt.zst").write_bytes(pyarrow.compress(b"the end", codec="zstd", asbytes=True))
+    return list(find_files([folder / name for name in sorted(path.name for path in folder.iterdir())]))
 
 
-def test_not_utf8_names_file_and_byte(tmp_path: Path) -> None:
-    path = tmp_path / "latin.txt"
-    path.write_bytes(b"a" * (DOCUMENT_BYTES + 10) + "é".encode("latin-1") + b"bc")
-    with pytest.raises(ValueError, match=rf"latin\.txt: not UTF-8 text at byte {DOCUMENT_BYTES + 10} \(0xe9\)"):
-        read(path)
-    path = tmp_path / "latin.jsonl"
-    path.write_bytes(b'{"text": "a"}\n{"text": "\xff"}\n')
-    with pytest.raises(ValueError, match=r"latin\.jsonl:2: not UTF-8 text at byte 24 \(0xff\)"):
-        read(path)
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[SourceFile]:
+    return every_kind(tmp_path_factory.mktemp("every_kind"))
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("{broken", "not a line of JSON"),
-        ("[" * 100_000, "not a line of JSON"),
-        ('["text"]', "not a JSON object with the column 'text' but a list"),
-        ('{"body": "a", "id": 1}', "no column 'text'; the columns there are: 'body', 'id'"),
-        ('{"text": 3}', "the column 'text' holds no text but a int"),
-        (r'{"text": "a\ud800"}', "half of a surrogate pair at character 1"),
-    ],
-)
-def test_bad_json_lines_name_file_and_line(tmp_path: Path, line: str, message: str) -> None:
-    path = tmp_path / "lines.jsonl"
-    path.write_text('{"text": "fine"}\n' + line + "\n")
-    with pytest.raises(ValueError, match=r"lines\.jsonl:2: ") as caught:
-        read(path)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+@pytest.fixture(scope="module")
+def documents(files: list[SourceFile]) -> list[Document]:
+    return list(read_documents(files))
 
 
-def test_another_column(tmp_path: Path) -> None:
-    path = tmp_path / "lines.jsonl"
-    path.write_text('\ufeff{"body": "a"}\n{"body": ""}\n{"body": "c"}', encoding="utf-8")
-    documents = list(read_documents(find_files([path]), "body"))
-    assert [document.text for document in documents] == ["a", "c"]
-    assert [document.source.removeprefix(str(path)) for document in documents] == [":1", ":3"]
+def test_a_stream_of_every_kind(files: list[SourceFile], documents: list[Document]) -> None:
+    assert {document.position.file for document in documents} == set(range(7))
+    assert documents[-1] == Document("the end", files[-1].name, Position(6, 0, 0), 7)
+    positions = [document.position for document in documents]
+    assert positions == sorted(set(positions))
+    by_file = [
+        [(d.text, d.position.part) for d in documents if d.position.file == number] for number in (0, 1, 2, 4, 5)
+    ]
+    assert all(others == by_file[0] for others in by_file)
+    assert max(part for _, part in by_file[0]) > 1
 
 
-def test_missing_empty_and_textless_sources(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"nothing\.txt: no such file or folder"):
-        find_files([tmp_path / "nothing.txt"])
-    with pytest.raises(ValueError, match="no text files in this folder"):
-        find_files([tmp_path])
-    (tmp_path / "empty.txt").touch()
-    with pytest.raises(ValueError, match=r"empty\.txt: the file is empty"):
-        find_files([tmp_path / "empty.txt"])
-    with pytest.raises(ValueError, match="no text files in this folder"):
-        find_files([tmp_path])
+def test_reading_goes_on_at_any_document(files: list[SourceFile], documents: list[Document]) -> None:
+    for number, document in enumerate(documents):
+        assert list(read_documents(files, start=document.position)) == documents[number:]
+        assert list(read_documents(files, start=document.next)) == documents[number + 1 :]
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.tuples(TEXT, st.integers(1, 40_000)), max_size=4), st.sampled_from(["", "\n", "\r\n"]))
-def test_parts_join_to_the_text(pieces: list[tuple[str, int]], end: str) -> None:
-    text = "".join(piece * min(count, 200_000 // (4 * len(piece) + 1)) + end for piece, count in pieces)
-    parts = list(split_text(text, "name"))
-    assert "".join(part.text for part in parts) == text
-    assert all(0 < len(part.text.encode()) <= DOCUMENT_BYTES for part in parts)
-    assert [part.source for part in parts] == ["name", *(f"name#{i}" for i in range(2, 99))][: len(parts)]
+@given(start=st.builds(Position, st.integers(0, 8), st.integers(0, 15), st.integers(0, 5)))
+def test_reading_begins_at_any_position(files: list[SourceFile], documents: list[Document], start: Position) -> None:
+    expected = [document for document in documents if document.position >= start]
+    assert list(read_documents(files, start=start)) == expected
 
 
-def test_parts_end_with_lines_where_they_can() -> None:
-    text = "".join(f"line number {i}\n" for i in range(10_000))
-    parts = [part.text for part in split_text(text, "name")]
-    assert len(parts) == 3
-    assert all(part.endswith("\n") for part in parts)
+def test_a_position_survives_json(documents: list[Document]) -> None:
+    position = documents[7].next
+    assert Position(*json.loads(json.dumps(position))) == position
+    assert TypeAdapter(Position).validate_json(TypeAdapter(Position).dump_json(position)) == position
 
 
-@pytest.mark.parametrize("lead", range(4))
-def test_parts_never_cut_a_character(lead: int) -> None:
-    text = "a" * lead + "😀" * DOCUMENT_BYTES
-    parts = [part.text for part in split_text(text, "name")]
-    assert "".join(parts) == text
-    assert min(len(part.encode()) for part in parts[:-1]) > DOCUMENT_BYTES - 4
+def test_faults_are_counted_over_all_files(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / f"{name}.jsonl").write_bytes(b'{"text": "' + name.encode() + b'\xff"}\n{broken\n{"body": "x"}\n')
+    notices: list[str] = []
+    found = find_files([tmp_path])
+    assert [d.text for d in read_documents(found, errors="replace", notice=notices.append)] == ["a�", "b�", "c�"]
+    assert len(notices) == 6
+    assert sum(f"{tmp_path}/a.jsonl:" in notice for notice in notices) == 3
+    assert notices[3:] == [
+        "3 places that are not UTF-8 were replaced",
+        "3 lines that are not JSON were passed over",
+        "3 lines without the column 'text' were passed over",
+    ]
 
 
-def test_a_long_line_in_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "long.txt"
-    path.write_bytes(b"word " * 1_000_000)
-    parts = read(path)
-    assert len(parts) == -(-5_000_000 // DOCUMENT_BYTES)
-    assert "".join(parts) == "word " * 1_000_000
+def test_what_was_passed_over_is_told_when_reading_stops_early(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{broken\n{broken\n{"text": "a"}\n{"text": "b"}\n')
+    notices: list[str] = []
+    reading = read_documents(find_files([tmp_path]), errors="replace", notice=notices.append)
+    assert next(reading).text == "a"
+    reading.close()  # type: ignore
+    assert notices[1] == "2 lines that are not JSON were passed over"
 
 
-def test_the_standard_library_is_there_and_names_no_place() -> None:
-    files = standard_library()
-    names = [file.name for file in files]
-    assert {"json/decoder.py", "argparse.py"} <= set(names)
-    assert not any(name.startswith(("/", "test/", "idlelib/", "encodings/", "site-packages/")) for name in names)
-    assert names == [file.name for file in standard_library()]
-    assert 4_000_000 < sum(file.path.stat().st_size for file in files) < 30_000_000
-    first = next(iter(read_documents(files)))
-    assert first.source == names[0]
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = find_files([write_lines(tmp_path / "a.jsonl", ["a"])])
+
+    def refuse(path: Path, *_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ValueError, match=r"a\.jsonl: cannot be read \(Permission denied\)$"):
+        list(read_documents(found))
+
+
+def test_a_file_that_went_away(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "a.parquet"):
+        path = write_lines(tmp_path / name, ["a"])
+        found = find_files([path])
+        path.unlink()
+        with pytest.raises(ValueError, match=rf"{name}: cannot be read \(No such file or directory\)$"):
+            list(read_documents(found))
+
+
+def test_damage_and_missing_columns_name_the_file(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl.xz", [f"text {i}" for i in range(1000)])
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(ValueError, match=r"a\.jsonl\.xz: the archive is damaged or cut short"):
+        list(read_documents(find_files([path])))
+    parquet.write_table(pyarrow.table({"body": ["a"]}), tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match=r"b\.parquet: no column 'text'; the columns there are: 'body'$"):
+        list(read_documents(find_files([tmp_path / "b.parquet"])))
+    (tmp_path / "c.arrow").write_bytes(b"nothing of the kind")
+    with pytest.raises(ValueError, match=r"c\.arrow: damaged, or not what its suffix says"):
+        list(read_documents(find_files([tmp_path / "c.arrow"])))
+
+
+def test_sources_are_resolved(tmp_path: Path) -> None:
+    write_lines(tmp_path / "b.jsonl", ["b"])
+    write_lines(tmp_path / "a.jsonl", ["a"])
+    paths = (str(tmp_path / "b.jsonl"), str(tmp_path / "*.jsonl"))
+    found = resolve(FilesSource(paths=paths))
+    assert [Path(file.name).name for file in found] == ["b.jsonl", "a.jsonl", "b.jsonl"]
+    assert [file.given for file in found] == [paths[0], paths[1], paths[1]]
+    assert [file.name for file in resolve(StandardLibrarySource())][:1] == ["__future__.py"]
+
+
+def test_sources_as_configurations() -> None:
+    adapter = TypeAdapter(SourceConfig)
+    given = '{"kind": "hub", "dataset": "allenai/c4", "files": ["en/*.gz"], "weight": 2}'
+    source = adapter.validate_json(given)
+    assert source == HubSource(dataset="allenai/c4", files=("en/*.gz",), weight=2.0)
+    assert adapter.validate_json(adapter.dump_json(source)) == source
+    assert adapter.validate_json('{"kind": "files", "paths": ["a"]}') == FilesSource(paths=("a",))
+    for wrong in ('{"kind": "files", "paths": []}', '{"kind": "hub"}', '{"kind": "standard_library", "weight": 0}'):
+        with pytest.raises(ValidationError):
+            adapter.validate_json(wrong)
+    with pytest.raises(ValueError, match="name: has no effect where files are named"):
+        HubSource(dataset="allenai/c4", name="en", files=("en/*.gz",))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("a.txt", False), ("a.jsonl", False), ("a.jsonl.zst", True), ("a.parquet", True)]
+)
+def test_what_size_says_nothing_of_the_text(name: str, expected: bool) -> None:
+    assert is_compressed(name) is expected
+
+
+LONG_LINE = """
+import resource, sys
+from moeut.data.sources import find_files, read_documents
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+parts = [document.num_bytes for document in read_documents(find_files([sys.argv[1]]))]
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(len(parts), sum(parts), max(parts), (after - before) * 1024)
+"""
+
+
+@pytest.mark.parametrize(
+    "megabytes", [10, pytest.param(100, marks=pytest.mark.slow)], ids=lambda megabytes: f"{megabytes}MB"
+)
+@pytest.mark.parametrize(("name", "times"), [("a.jsonl", 5.0), ("a.txt", 0.2)])
+def test_a_long_document_on_one_line(tmp_path: Path, megabytes: int, name: str, times: float) -> None:
+    size, path = megabytes * 10**6, tmp_path / name
+    text = b"no end " * (size // 7)
+    path.write_bytes(b'{"text": "' + text + b'"}\n' if name == "a.jsonl" else text)
+    command = [sys.executable, "-c", LONG_LINE, str(path)]
+    root = Path(__file__).resolve().parents[2]
+    output = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+    parts, total, longest, memory = map(int, output.split())
+    assert (total, longest) == (len(text), DOCUMENT_BYTES)
+    assert parts == -(-len(text) // DOCUMENT_BYTES)
+    assert memory < times * size + 10**7
+
+
+@pytest.mark.slow
+def test_a_million_short_documents(tmp_path: Path) -> None:
+    lines, rows = tmp_path / "a.jsonl", tmp_path / "a.parquet"
+    texts = [f"word{i}" for i in range(1_000_000)]
+    write_lines(lines, texts)
+    parquet.write_table(pyarrow.table({"text": texts}), rows)
+    for path in (lines, rows):
+        last = None
+        for number, last in enumerate(read_documents(find_files([path]))):
+            assert last.text == texts[number]
+        assert last is not None
+        assert last.position == Position(0, 999_999)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from moeut.data.workplace import publish, recover, workplace
+from moeut.data.workplace import clear, is_unsettled, publish, recover, workplace
 
 
 def write(folder: Path, text: str) -> None:
@@ -32,23 +32,23 @@ def test_an_empty_folder_is_taken_over(tmp_path: Path) -> None:
     assert names(tmp_path / "data") == ["file"]
 
 
-def test_an_error_leaves_nothing(tmp_path: Path) -> None:
-    def fail() -> None:
+def test_an_error_leaves_what_there_is(tmp_path: Path) -> None:
+    def fail(text: str | None) -> None:
         with workplace(tmp_path / "data") as partial:
-            (partial / "file").write_text("half")
+            if text is not None:
+                (partial / "file").write_text(text)
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        fail()
+        fail(None)
     assert names(tmp_path) == []
-
-
-def test_what_a_kill_left_is_cleared(tmp_path: Path) -> None:
-    (tmp_path / ".data.partial").mkdir()
-    (tmp_path / ".data.partial" / "stale").write_text("half")
-    write(tmp_path / "data", "one")
-    assert names(tmp_path / "data") == ["file"]
-    assert names(tmp_path) == ["data"]
+    with pytest.raises(RuntimeError):
+        fail("half")
+    assert names(tmp_path) == [".data.partial"]
+    with workplace(tmp_path / "data") as partial:
+        assert (partial / "file").read_text() == "half"
+        clear(partial)
+    assert names(tmp_path) == []
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
@@ -61,7 +61,9 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 
 def test_a_replacement_cut_short_is_undone_or_finished(tmp_path: Path) -> None:
     write(tmp_path / "data", "one")
+    assert not is_unsettled(tmp_path / "data")
     (tmp_path / "data").rename(tmp_path / ".data.former")
+    assert is_unsettled(tmp_path / "data")
     recover(tmp_path / "data")
     assert (tmp_path / "data" / "file").read_text() == "one"
     (tmp_path / ".data.former").mkdir()
