@@ -12,9 +12,9 @@ from moeut.model.feedforward import MLPConfig
 from moeut.model.language_model import ModelConfig
 from moeut.model.sigma_moe import SigmaMoEConfig
 from moeut.model.switchhead import SwitchHeadConfig
-from moeut.training.loop import TrainingConfig
 from moeut.training.optimizer import OptimizerConfig
 from moeut.training.schedule import LinearSchedule, PaperSchedule
+from moeut.training.training_config import TrainingConfig
 
 PAPER_VOCABULARY = 8000
 
@@ -59,7 +59,7 @@ def paper_training(*, warmup_steps: int, max_grad_norm: float) -> TrainingConfig
     """The paper's runs: 100,000 steps of 64 × 1,024 tokens, AdamW with weight decay on everything, a shifted cosine."""
     return TrainingConfig(
         num_steps=100_000,
-        batch_size=64,
+        batch_tokens=64 * 1024,
         context_length=1024,
         optimizer=OptimizerConfig(
             learning_rate=2.5e-4, adam_beta2=0.999, weight_decay=0.01, decay="all", max_grad_norm=max_grad_norm
@@ -80,7 +80,7 @@ def tiny_training(num_steps: int) -> TrainingConfig:
     """Short runs of small models: few tokens a step, a high learning rate that falls to nothing in a straight line."""
     return TrainingConfig(
         num_steps=num_steps,
-        batch_size=8,
+        batch_tokens=8 * 128,
         context_length=128,
         optimizer=OptimizerConfig(learning_rate=1e-2),
         schedule=LinearSchedule(warmup_steps=num_steps // 10),

@@ -17,9 +17,12 @@ from moeut.model.feedforward import MLPConfig
 from moeut.model.language_model import LanguageModel, ModelConfig
 from moeut.model.sigma_moe import SigmaMoEConfig
 from moeut.model.switchhead import SwitchHeadConfig
-from moeut.training.loop import training_step
+from moeut.training.distributed import Ranks
+from moeut.training.guard import Guard
 from moeut.training.optimizer import OptimizerConfig, build_optimizer
 from moeut.training.schedule import CosineSchedule
+from moeut.training.step import training_step
+from moeut.training.training_config import TrainingConfig
 
 ASSETS = Path(__file__).parent / "assets"
 STEPS, VOCAB_SIZE = 50, 29
@@ -62,13 +65,24 @@ def stream() -> TokenStream:
 def curve(name: str) -> list[dict[str, float]]:
     model = LanguageModel(CONFIGS[name]).double()
     weights(model)
-    config = OptimizerConfig(learning_rate=2e-2, max_grad_norm=0.3)
-    optimizer = build_optimizer(model, config)
-    batches = Batches(Blocks(stream(), 16), 4, seed=0)
-    schedule = CosineSchedule(warmup_steps=10)
+    config = TrainingConfig(
+        num_steps=STEPS,
+        batch_tokens=4 * 16,
+        context_length=16,
+        optimizer=OptimizerConfig(learning_rate=2e-2, max_grad_norm=0.3),
+        schedule=CosineSchedule(warmup_steps=10),
+    )
+    optimizer = build_optimizer(model, config.optimizer)
+    batches = Batches(Blocks(stream(), 16), config.batch_size, seed=0)
     results = [
         training_step(
-            model, optimizer, batches, step, config.learning_rate * schedule.factor(step, STEPS), config.max_grad_norm
+            model,
+            optimizer,
+            batches.batch(step),
+            config.optimizer.learning_rate * config.schedule.factor(step, STEPS),
+            config,
+            Ranks(),
+            Guard(),
         )
         for step in range(STEPS)
     ]

@@ -7,8 +7,10 @@ The stream is cut into blocks that follow each other; each is scored on its own,
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from moeut.data.sampler import evaluation_batches
@@ -35,41 +37,73 @@ class Perplexity:
     standard_error: float
 
 
+class Share(NamedTuple):
+    """The part of every batch that one of several processes scores, and how their results come together.
+
+    Process `rank` of `world_size`; add_up: the sum of a tensor over all of them. The default is the whole of it.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    add_up: Callable[[Tensor], Tensor] = lambda tensor: tensor
+
+    def of(self, rows: int) -> slice:
+        """This process's rows of so many; the first one where none is left, since all must call the model alike."""
+        size = -(-rows // self.world_size)
+        return slice(self.rank * size, (self.rank + 1) * size) if self.rank * size < rows else slice(1)
+
+    def counts(self, rows: int) -> bool:
+        """Whether this process's rows of so many are not another's."""
+        return self.rank * -(-rows // self.world_size) < rows
+
+
 def evaluate(
     model: LanguageModel,
     stream: TokenStream,
     context_length: int,
     batch_size: int,
     progress: Callable[[str, int, int | None], None] | None = None,
+    share: Share = Share(),  # noqa: B008 (immutable)
 ) -> Perplexity:
     """Score every token of a stream but the first, exactly once, in blocks of `context_length`, `batch_size` at a time.
 
     The model is in evaluation mode meanwhile and afterwards as it was. progress: called with ("evaluate", tokens
-    scored, tokens in all). Raises ValueError if there is nothing to score.
+    scored, tokens in all). share: where several processes score together, each calls this with its own; all get the
+    same result. Raises ValueError if there is nothing to score.
     """
     total_tokens = len(stream) - 1
     if total_tokens < 1:
         raise ValueError("there is no text to evaluate: the stream has fewer than two tokens")
     device = model.embedding.weight.device
-    nats: list[float] = []
-    counts: list[int] = []
+    nats = torch.zeros(-(-total_tokens // context_length), dtype=torch.float64)
+    counts = torch.zeros(len(nats), dtype=torch.int64)
+    first = 0
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        # Not inference_mode: what a sharded model gathers here, the next training step may use.
+        with torch.no_grad():
             for batch in evaluation_batches(stream, context_length, batch_size):
-                inputs, targets = (torch.from_numpy(array).to(device) for array in batch)
-                logits = model(inputs).logits.flatten(0, 1)
-                logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-                losses = cross_entropy(logits, targets.flatten(), ignore_index=IGNORED_TARGET, reduction="none")
-                nats += losses.view_as(targets).cpu().double().sum(dim=1).tolist()
-                counts += (targets != IGNORED_TARGET).sum(dim=1).tolist()
+                inputs, targets = map(torch.from_numpy, batch)
+                mine = share.of(len(targets))
+                losses = _losses(model, inputs[mine].to(device), targets[mine].to(device))
+                if share.counts(len(targets)):
+                    nats[first : first + len(targets)][mine] = losses.cpu().double().sum(dim=1)
+                counts[first : first + len(targets)] = (targets != IGNORED_TARGET).sum(dim=1)
+                first += len(targets)
                 if progress is not None:
-                    progress("evaluate", sum(counts), total_tokens)
+                    progress("evaluate", min(first * context_length, total_tokens), total_tokens)
     finally:
         model.train(was_training)
-    assert sum(counts) == total_tokens
-    return summarise(nats, counts, stream.num_bytes)
+    assert counts.sum() == total_tokens
+    return summarise(share.add_up(nats).tolist(), counts.tolist(), stream.num_bytes)
+
+
+def _losses(model: LanguageModel, inputs: Tensor, targets: Tensor) -> Tensor:
+    """−ln p of each target [B, T], at least in float32; 0 where nothing is scored."""
+    logits = model(inputs).logits.flatten(0, 1)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return cross_entropy(logits, targets.flatten(), ignore_index=IGNORED_TARGET, reduction="none").view_as(targets)
 
 
 def summarise(nats: list[float], counts: list[int], num_bytes: int) -> Perplexity:

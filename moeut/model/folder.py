@@ -9,6 +9,7 @@ modeling_moeut.py       where transformers finds the classes when it trusts the 
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -46,12 +47,13 @@ except ImportError as error:
 
 
 def save_model(
-    model: LanguageModel, folder: Path, *, tokenizer_folder: Path | None = None, end_of_document_id: int = 0
-) -> None:
+    model: LanguageModel, folder: Path, *, tokenizer_folder: Path | None = None, end_of_document_id: int = 0,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:  # fmt: skip
     """Write a model to a folder, made if it is missing; each file is replaced as a whole.
 
     tokenizer_folder: where `tokenizer.json` and its configuration are copied from. end_of_document_id: the token that
-    begins, ends and pads a text.
+    begins, ends and pads a text. weights: what `stored_tensors` names, of a model that holds only a part of each.
     """
     special = {f"{use}_token_id": end_of_document_id for use in ("bos", "eos", "pad")}
     config = {
@@ -67,7 +69,7 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / CONFIG, config)
     write_json(folder / "generation_config.json", special)
-    write_tensors(folder / WEIGHTS, _stored_tensors(model))
+    write_tensors(folder / WEIGHTS, stored_tensors(model) if weights is None else weights)
     with replacing(folder / f"{STUB_MODULE}.py") as file:
         file.write_text(STUB, encoding="utf-8")
     if tokenizer_folder is not None:
@@ -101,11 +103,19 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> LanguageMode
 
 
 def load_weights(model: LanguageModel, folder: Path) -> None:
-    """Fill a model's parameters from a model folder.
+    """Fill a model's parameters from a model folder. Raises ValueError as `read_weights` does."""
+    found = read_weights(model, folder)
+    with torch.no_grad():
+        for name, tensor in stored_tensors(model).items():
+            tensor.copy_(found[name])
+
+
+def read_weights(model: LanguageModel, folder: Path) -> dict[str, Tensor]:
+    """What a model folder holds of the tensors that `stored_tensors` names.
 
     Raises ValueError, one line, if there are none, or if any is missing, unknown or of another shape; all are named.
     """
-    found, expected = read_tensors(folder / WEIGHTS), _stored_tensors(model)
+    found, expected = read_tensors(folder / WEIGHTS), stored_tensors(model)
     problems = [f"{name} is missing" for name in expected if name not in found]
     problems += [f"{name} is unknown" for name in found if name not in expected]
     problems += [
@@ -115,12 +125,10 @@ def load_weights(model: LanguageModel, folder: Path) -> None:
     ]
     if problems:
         raise ValueError(f"{folder}: {WEIGHTS} does not fit the model: {'; '.join(problems)}")
-    with torch.no_grad():
-        for name, tensor in expected.items():
-            tensor.copy_(found[name])
+    return found
 
 
-def _stored_tensors(model: LanguageModel) -> dict[str, Tensor]:
+def stored_tensors(model: LanguageModel) -> dict[str, Tensor]:
     """The model's own tensors under the names they have on disk."""
     tensors = model.state_dict()
     if model.config.tie_word_embeddings:
@@ -147,12 +155,15 @@ def read_json(path: Path) -> dict:
     return content
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors as safetensors, all at once."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors, all at once. Raises OSError where they cannot be written."""
     with replacing(path) as file:
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file, {"format": "pt"}
-        )
+        try:
+            save_file(
+                {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file, {"format": "pt"}
+            )
+        except SafetensorError as error:
+            raise OSError(f"{path}: {error}") from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -18,16 +18,22 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def seed_of_rank(seed: int, step: int, rank: int) -> int:
+    """A seed for one of several ranks that go on after `step` steps of a run, unlike that of any other."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
+
+
 def random_state() -> dict[str, Any]:
     """The state of every generator as plain JSON values (torch's bytes as hexadecimal digits)."""
     numpy_state = dict(np.random.get_state(legacy=False))
     generator = numpy_state["state"]
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    # Of the GPU that this process computes on: asking the others would take memory there.
+    cuda = _digits(torch.cuda.get_rng_state()) if torch.cuda.is_initialized() else None
     return {
         "python": random.getstate(),
         "numpy": numpy_state | {"state": {"key": generator["key"].tolist(), "pos": generator["pos"]}},
         "torch": _digits(torch.get_rng_state()),
-        "cuda": [_digits(state) for state in cuda],
+        "cuda": cuda,
     }
 
 
@@ -38,7 +44,7 @@ def set_random_state(state: dict[str, Any]) -> None:
     np.random.set_state(state["numpy"])
     torch.set_rng_state(_bytes(state["torch"]))
     if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([_bytes(digits) for digits in state["cuda"]])
+        torch.cuda.set_rng_state(_bytes(state["cuda"]))
 
 
 def _digits(state: torch.Tensor) -> str:

@@ -7,10 +7,10 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from pydantic import TypeAdapter, ValidationError
 from tiny_run import (
     DROPOUT,
     KILLED_RUN,
@@ -21,10 +21,9 @@ from tiny_run import (
     tiny_training,
 )
 
-from moeut.training.checkpoint import checkpoints
-from moeut.training.loop import TrainingConfig
+from moeut.model.language_model import LanguageModel
 from moeut.training.optimizer import OptimizerConfig
-from moeut.training.schedule import ConstantSchedule
+from moeut.training.retention import checkpoints
 
 
 def test_a_run_learns(tmp_path):
@@ -53,24 +52,41 @@ def test_lines_stand_for_their_steps(tmp_path):
     assert all(line["perplexity"] == pytest.approx(math.exp(line["cross_entropy"])) for line in lines)
 
 
-@pytest.mark.parametrize(("dropout", "stop_at"), [(0.0, 10), (0.2, 1), (0.2, 7), (0.2, 12)])
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, dropout, stop_at):
+@pytest.mark.parametrize(
+    ("dropout", "stop_at", "training", "how"),
+    [
+        (0.0, 10, {}, {}),
+        (0.2, 1, {}, {}),
+        (0.2, 7, {}, {}),
+        (0.2, 12, {"sample_every_steps": 4}, {}),
+        (0.2, 10, {"micro_batch_size": 2}, {}),
+        (0.2, 10, {"gradient_checkpointing": True}, {}),
+        (0.0, 10, {"precision": "bfloat16"}, {}),
+        (0.2, 10, {"micro_batch_size": 2}, {"compile": "aot_eager"}),
+    ],
+    ids=str,
+)
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, dropout, stop_at, training, how):
     model = tiny_model(hidden_dropout=dropout, feed_forward=replace(tiny_model().feed_forward, expert_dropout=dropout))
-    run_training(tmp_path / "whole", tiny_training(), model)
+    config = tiny_training(**training)
+    run_training(tmp_path / "whole", config, model, **how)
 
     def terminate(step: int) -> None:
         if step == stop_at - 1:
             signal.raise_signal(signal.SIGTERM)
 
-    stopped = run_training(tmp_path / "parts", tiny_training(), model, before_step=terminate)
+    stopped = run_training(tmp_path / "parts", config, model, before_step=terminate, **how)
     assert (stopped.step, stopped.interrupted_by) == (stop_at, signal.SIGTERM)
     assert (tmp_path / "parts/final").resolve().name == f"step-{stop_at:08d}"
     steps: list[int] = []
-    resumed = run_training(tmp_path / "parts", tiny_training(), model, before_step=steps.append)
+    resumed = run_training(tmp_path / "parts", config, model, before_step=steps.append, **how)
     assert steps == list(range(stop_at, 20))
     assert resumed.interrupted_by is None
     assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
     assert final_state(tmp_path / "parts") == final_state(tmp_path / "whole")
+    samples = [(tmp_path / name / "samples.jsonl").read_text() for name in ("parts", "whole")]
+    assert samples[0] == samples[1]
+    assert len(samples[0].splitlines()) == (5 if "sample_every_steps" in training else 0)
 
 
 def test_dropout_draws_from_the_saved_random_state(tmp_path):
@@ -99,11 +115,67 @@ def test_stopped_during_the_evaluation_of_its_last_step(tmp_path):
     assert metrics(tmp_path / "run") == expected
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
-    training = tiny_training(optimizer=OptimizerConfig(learning_rate=1e30, max_grad_norm=None))
-    with pytest.raises(ValueError, match=r"^step \d+: the (loss|length of the gradient) is (nan|inf); lower"):
+def test_a_run_that_is_not_finite_any_more_ends_and_says_where(tmp_path):
+    """Weights of 1e30 and more after the second step: skipped from then on, and a checkpoint to go back to."""
+    training = tiny_training(
+        optimizer=OptimizerConfig(learning_rate=1e30, max_grad_norm=None), save_every_steps=1, max_skipped_steps=3,
+        report_every_steps=1,
+    )  # fmt: skip
+    message = (
+        r"^step (\d+): 3 steps in a row had no finite loss and gradient; not finite is the output of [^;]+; "
+        r"the last good checkpoint is \S+checkpoints/step-\d{8}; lower training.optimizer.learning_rate"
+    )
+    with pytest.raises(ValueError, match=message) as error:
         run_training(tmp_path / "run", training)
-    assert all(torch.isfinite(torch.tensor(line["cross_entropy"])) for line in metrics(tmp_path / "run"))
+    lines = metrics(tmp_path / "run")
+    assert [line["skipped_steps"] for line in lines[-4:]] == [0, 1, 2, 3]
+    assert [line["cross_entropy"] for line in lines[-3:]] == [None] * 3
+    assert f"step {lines[-1]['step']}:" in str(error.value)
+
+
+def test_a_step_that_is_not_finite_is_skipped(tmp_path):
+    """The batch of that step counts for nothing: weights and optimizer are as before; the run goes on."""
+    broken: list[LanguageModel] = []
+
+    def spoil(step: int) -> None:
+        [model] = broken
+        hook = model.norm.register_forward_hook(lambda *call: call[-1] * math.nan)
+        if step == 3:
+            handles.append(hook)
+        else:
+            hook.remove()
+            if handles:
+                handles.pop().remove()
+
+    handles: list[Any] = []
+    training = tiny_training(report_every_steps=1, save_every_steps=1, keep_checkpoints=20)
+    run_training(tmp_path / "run", training, before_step=spoil, change=broken.append)
+    lines = [line for line in metrics(tmp_path / "run") if line["split"] == "train"]
+    assert [line["skipped_steps"] for line in lines] == [0] * 3 + [1] * 17
+    assert [line["step"] for line in lines if line["cross_entropy"] is None] == [4]
+    folders = [tmp_path / f"run/checkpoints/step-{step:08d}" for step in (3, 4, 5)]
+    for name in ("model.safetensors", "training/optimizer.safetensors"):
+        before, skipped, after = ((folder / name).read_bytes() for folder in folders)
+        assert before == skipped != after
+
+
+def test_accumulating_gradients_is_training_on_the_whole_batch(tmp_path):
+    """Sums in another order, so nearly; the same steps in micro-batches of 1, 2 (and a rest) and 3 sequences."""
+    curves = []
+    for size in (1, 2, 3):
+        run_training(tmp_path / str(size), tiny_training(micro_batch_size=size, optimizer=OptimizerConfig()))
+        curves.append([line["cross_entropy"] for line in metrics(tmp_path / str(size))])
+    assert curves[0] == pytest.approx(curves[2], rel=1e-4)
+    assert curves[1] == pytest.approx(curves[2], rel=1e-4)
+
+
+def test_compiled_is_eager(tmp_path):
+    curves = []
+    for compile in (None, "aot_eager"):
+        run = tmp_path / str(compile)
+        run_training(run, tiny_training(optimizer=OptimizerConfig()), compile=compile)
+        curves.append([line["cross_entropy"] for line in metrics(run)])
+    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
 
 
 def test_training_in_another_thread(tmp_path):
@@ -122,7 +194,7 @@ def test_progress_outside_a_terminal(tmp_path, capsys):
     assert captured.out == ""
     lines = captured.err.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["step 6", "step 12", "step 18", "train", "step 20"]
-    assert lines[3].startswith("train  20/20  cross entropy ")
+    assert lines[3].startswith("train  20/20  loss ")
     run_training(tmp_path / "quiet", tiny_training())
     assert capsys.readouterr() == ("", "")
 
@@ -139,15 +211,3 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, num_steps, kills):
     assert final_state(tmp_path / "killed") == final_state(tmp_path / "whole")
     assert len(checkpoints(tmp_path / "killed")) == 2
     assert not list((tmp_path / "killed").rglob("*.partial"))
-
-
-def test_configurations_are_read_and_refused():
-    kind = TypeAdapter(TrainingConfig)
-    config = kind.validate_json(
-        '{"num_steps": 10, "batch_size": 1, "context_length": 8, "schedule": {"kind": "constant", "cooldown_steps": 4}}'
-    )
-    assert config.schedule == ConstantSchedule(cooldown_steps=4)
-    with pytest.raises(ValidationError, match="schedule: 0 warm-up and 11 cool-down steps do not fit into 10"):
-        replace(config, schedule=ConstantSchedule(cooldown_steps=11))
-    with pytest.raises(ValidationError):
-        replace(config, num_steps=0)

@@ -21,17 +21,22 @@ import torch._dynamo  # which the optimizer's first step loads: long before any 
 
 from moeut.data.sampler import Batches, Blocks
 from moeut.data.tokens import TokenStream
-from moeut.evaluation.perplexity import evaluate
+from moeut.evaluation.perplexity import Share, evaluate
 from moeut.model.language_model import LanguageModel, ModelConfig
 from moeut.model.sigma_moe import SigmaMoEConfig
 from moeut.model.switchhead import SwitchHeadConfig
 from moeut.training.checkpoint import Checkpointer
-from moeut.training.loop import TrainingConfig, TrainingResult, train
+from moeut.training.compilation import compile_layers
+from moeut.training.distributed import Parallel, Ranks, parallelise
+from moeut.training.health import RouteCounts
+from moeut.training.loop import TrainingResult, train
 from moeut.training.optimizer import OptimizerConfig, build_optimizer
 from moeut.training.progress import Progress
 from moeut.training.random_state import seed_all
 from moeut.training.report import Reporter
 from moeut.training.schedule import CosineSchedule
+from moeut.training.trackers import LinesFile
+from moeut.training.training_config import TrainingConfig
 
 VOCAB_SIZE = 23
 CALLS = 100_000
@@ -53,7 +58,7 @@ def tiny_model(**changes: Any) -> ModelConfig:
 def tiny_training(**changes: Any) -> TrainingConfig:
     settings: dict[str, Any] = {
         "num_steps": 20,
-        "batch_size": 3,
+        "batch_tokens": 3 * 12,
         "context_length": 12,
         "evaluate_every_steps": 6,
         "save_every_steps": 4,
@@ -83,10 +88,22 @@ def run_training(
     *,
     before_step: Callable[[int], object] = lambda step: None,
     quiet: bool = True,
+    ranks: Ranks = Ranks(),  # noqa: B008 (immutable)
+    parallel: Parallel = "auto",
+    replicas: int = 1,
+    compile: str | None = None,
+    change: Callable[[LanguageModel], object] = lambda model: None,
 ) -> TrainingResult:
-    """Build every part and train; `before_step` is called with the number of each batch that is read."""
+    """Build every part and train. before_step: called with the number of each batch that is read. change: called with
+    the new model."""
     seed_all(training.seed)
-    model = LanguageModel(model_config or tiny_model())
+    model_config = model_config or tiny_model()
+    model = LanguageModel(model_config).to(ranks.device)
+    change(model)
+    model.stack.gradient_checkpointing = training.gradient_checkpointing
+    if compile is not None:
+        compile_layers(model, ranks.device, compile)
+    module = parallelise(model, ranks, parallel, replicas)
     optimizer = build_optimizer(model, training.optimizer)
 
     class WatchedBatches(Batches):
@@ -95,27 +112,38 @@ def run_training(
             return super().batch(index, rows)
 
     batches = WatchedBatches(Blocks(token_stream(0), training.context_length), training.batch_size, training.seed)
-    held_out = partial(evaluate, model, token_stream(1), training.context_length, 16)
+    share = Share(ranks.rank, ranks.world_size, ranks.sum)
+    held_out = partial(evaluate, model, token_stream(1), training.context_length, 16, share=share)
     with Progress(quiet=quiet) as progress:
         reporter = Reporter(
-            run, progress, num_steps=training.num_steps,
-            tokens_per_step=training.batch_size * training.context_length, every=training.report_every_steps,
+            [LinesFile(run / "metrics.jsonl")] if ranks.is_main else [], progress, num_steps=training.num_steps,
+            tokens_per_step=training.batch_tokens, every=training.report_every_steps,
+            samples=LinesFile(run / "samples.jsonl") if ranks.is_main else None,
+            routes=RouteCounts(model_config, ranks),
         )  # fmt: skip
-        checkpointer = Checkpointer(run, model, optimizer, keep=training.keep_checkpoints, notice=reporter.notice)
+        checkpointer = Checkpointer(
+            run, model, optimizer, keep=training.keep_checkpoints, notice=reporter.notice, ranks=ranks,
+            seed=training.seed,
+        )  # fmt: skip
         with reporter:
-            return train(training, model, batches, optimizer, held_out, reporter, checkpointer)
+            return train(
+                training, module, batches, optimizer, held_out, lambda: f"{torch.rand(1).item()}", reporter,
+                checkpointer, ranks,
+            )  # fmt: skip
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of a run without what a clock said."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second")} for line in lines]
+    clock = ("seconds", "tokens_per_second", "memory_bytes")
+    return [{k: v for k, v in line.items() if k not in clock} for line in lines]
 
 
 def final_state(run: Path) -> tuple[bytes, bytes, dict[str, Any]]:
     """Weights, optimizer and the rest of a run's last checkpoint, without what a clock said."""
     state = json.loads((run / "final/training/state.json").read_text())
-    report = {k: v for k, v in state["report"].items() if not k.endswith("seconds")}
+    sums = {k: v for k, v in state["report"]["sums"].items() if not k.endswith("seconds")}
+    report = state["report"] | {"sums": sums}
     weights = (run / "final/model.safetensors").read_bytes()
     return weights, (run / "final/training/optimizer.safetensors").read_bytes(), state | {"report": report}
 
