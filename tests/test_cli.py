@@ -16,7 +16,8 @@ TEXT = "".join(f"line {number}: the quick brown fox jumps over {number * 7} lazy
 SMALL = [
     "--model.hidden_size", "16", "--model.vocab_size", "300", "--model.attention.head_dim", "8",
     "--model.feed_forward.num_experts", "4", "--model.feed_forward.num_experts_per_tok", "2",
-    "--model.feed_forward.moe_intermediate_size", "8", "--training.batch_size", "2", "--training.context_length", "16",
+    "--model.feed_forward.moe_intermediate_size", "8",
+    "--training.batch_tokens", "32", "--training.context_length", "16",
     "--training.schedule.warmup_steps", "0", "--training.report_every_steps", "2",
 ]  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]
@@ -178,7 +179,7 @@ def test_mistakes_with_prepared_data(moeut: Run, prepared: str, tmp_path: Path):
     train = ["train", "--data", prepared, "--run", "r", *SMALL, "--training.num_steps", "2", "--quiet"]
     too_small = mistake(moeut(*train, "--model.vocab_size", "200"))
     assert "tokens, more than model.vocab_size 200" in too_small
-    too_long = mistake(moeut(*train, "--training.context_length", "100000"))
+    too_long = mistake(moeut(*train, "--training.context_length", "100000", "--training.batch_tokens", "200000"))
     assert "needs 100001 tokens and there are" in too_long
     assert not (tmp_path / "r").exists()
     assert moeut(*train)[0] == 0

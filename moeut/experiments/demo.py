@@ -12,8 +12,9 @@ from signal import Signals
 from typing import Any, NamedTuple
 
 from moeut.data.prepare import prepare
-from moeut.data.sources import standard_library
-from moeut.data.tokenizer import decode
+from moeut.data.recipe import RecipeConfig
+from moeut.data.sources import StandardLibrarySource
+from moeut.data.tokenizer import BpeTokenizer, decode
 from moeut.data.tokens import PreparedData, open_prepared
 from moeut.experiments.baselines import ByteTrigram, xz_bits_per_byte
 from moeut.experiments.run import train
@@ -47,7 +48,10 @@ def demo(out: Path, *, quiet: bool = False, num_steps: int | None = None) -> Dem
         config = replace(config, training=replace(config.training, num_steps=num_steps, schedule=schedule))
     training = config.training
     with Progress(quiet=quiet) as progress:
-        prepare(out / "data", standard_library(), tokenizer=config.model.vocab_size, progress=progress)
+        recipe = RecipeConfig(
+            sources=(StandardLibrarySource(),), tokenizer=BpeTokenizer(vocab_size=config.model.vocab_size)
+        )
+        prepare(out / "data", recipe, progress=progress)
     result = train(config, out / "run", quiet=quiet)
     if result.interrupted_by is not None:
         return Demonstration(None, result.interrupted_by)

@@ -1,153 +1,146 @@
 """How does a configuration become a run? Its parts are built and handed to the loop.
 
-RUN/config.yaml     the resolved configuration
-RUN/metrics.jsonl   see `moeut.training.report`
-RUN/checkpoints/    see `moeut.training.checkpoint`
-RUN/final           → the last checkpoint
+What lies in a run's folder: `moeut.experiments.run_folder`.
 """
 
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from moeut.config import RunConfig, differences, read_yaml, to_tree, to_yaml
-from moeut.data.sampler import Batches, Blocks
-from moeut.data.tokens import PreparedData, open_prepared
-from moeut.evaluation.perplexity import Perplexity, evaluate
-from moeut.experts import resolve_backend
-from moeut.files import held_by_one_process, replacing
-from moeut.model.folder import CONFIG
-from moeut.model.language_model import LanguageModel
+from moeut.config import RunConfig, run_config
+from moeut.evaluation.perplexity import Perplexity
+from moeut.experiments.parts import build, check, sample, score, summary
+from moeut.experiments.resources import resolved
+from moeut.experiments.run_folder import claim
+from moeut.files import held_by_one_process
+from moeut.model.cost import cost
+from moeut.presets import run_preset
 from moeut.training import loop
-from moeut.training.checkpoint import Checkpointer, checkpoints
+from moeut.training.checkpoint import Checkpointer
+from moeut.training.distributed import Parallel, Ranks, ranks
+from moeut.training.health import RouteCounts, router_sizes
 from moeut.training.loop import TrainingResult
-from moeut.training.optimizer import build_optimizer
+from moeut.training.machine import peak_flops, peak_memory_bytes
+from moeut.training.precision import resolve_precision
 from moeut.training.progress import Progress
-from moeut.training.random_state import seed_all
-from moeut.training.report import Reporter
+from moeut.training.report import METRICS, SAMPLES, Reporter, finished
+from moeut.training.retention import checkpoints
+from moeut.training.trackers import LinesFile, TensorBoard, Tracker, WeightsAndBiases
+from moeut.trees import to_tree
 from moeut.validation import validate
 
-RUN_CONFIG = "config.yaml"
+HIGH_LEARNING_RATE = 0.1
 
 
 def train(
-    config: RunConfig, run: Path, *, resume: str = "auto", device: str = "auto", quiet: bool = False
+    config: RunConfig | str,
+    run: Path | str,
+    *,
+    data: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    resume: str = "auto",
+    device: str = "auto",
+    parallel: Parallel = "auto",
+    replicas: int = 1,
+    compile: str | None = None,
+    tensorboard: bool = False,
+    wandb: str | None = None,
+    quiet: bool = False,
 ) -> TrainingResult:
     """Train in the folder `run`, or go on there after an interruption.
 
-    resume: `auto` goes on from the newest complete checkpoint of this run if there is one; `never` refuses a folder
-    that has one. device: see `pick_device`. A finished run is evaluated again and left as it is.
+    config: a whole configuration, or the name of a preset, which then needs `data`, a prepared folder, and takes
+    `overrides` by dotted name, such as `{"training.num_steps": 100}`. resume: `auto` goes on from the newest complete
+    checkpoint of this run if there is one; `never` refuses a folder that has one. device: see
+    `moeut.training.distributed.pick_device`; parallel, replicas: see `parallelise` there. compile: backend of
+    torch.compile, such as `inductor`; None: not compiled. wandb: the project to report to. A finished run is left as it
+    is.
 
-    Raises ValueError, one line a mistake, where the data is missing, damaged or too short, its tokenizer is larger than
-    the model's vocabulary, the folder belongs to another configuration, or another process trains in it.
+    Raises ValueError, one line a mistake, where the data is missing, damaged or too short, its tokenizer is not the
+    model's, batch and ranks do not fit, the folder belongs to another configuration, or another process trains in it.
     """
-    chosen = pick_device(device)
-    data = open_for(config)
-    blocks = Blocks(data.train, config.training.context_length)
-    claim(run, config, resume)
-    seed_all(config.training.seed)
-    model = LanguageModel(config.model).to(chosen)
-    optimizer = build_optimizer(model, config.training.optimizer)
-    training = config.training
-    with (
-        held_by_one_process(run),
-        Progress(quiet=quiet) as progress,
-        Reporter(
-            run, progress, num_steps=training.num_steps, every=training.report_every_steps,
-            tokens_per_step=training.batch_size * training.context_length,
-        ) as reporter,
-    ):  # fmt: skip
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        backend = resolve_backend(config.model.expert_backend, chosen)
-        progress.say(f"{run}: {parameters:,} parameters on {chosen}, expert backend {backend}")
+    asked, run = _asked(config, data, overrides), Path(run)
+    with ranks(device) as here, ExitStack() as stack:
+        config = validate(RunConfig, here.on_main(lambda: to_tree(_begin(asked, run, resume, here, stack))))
+        training = config.training
+        progress = stack.enter_context(Progress(quiet=quiet or not here.is_main))
+        scores = here.on_main(lambda: _scores_if_finished(run, training.num_steps))
+        if scores is not None:
+            progress.say(f"{run}: finished, all {training.num_steps:,} steps were done before; nothing to do")
+            return TrainingResult(training.num_steps, Perplexity(**scores), None)
+        fresh = here.on_main(lambda: not checkpoints(run))
+        parts = build(config, here, parallel=parallel, replicas=replicas, compile=compile, fresh=fresh)
+        reporter = stack.enter_context(_reporter(config, run, here, progress, tensorboard=tensorboard, wandb=wandb))
+        progress.say(f"{run}: {summary(config, here)}")
+        if here.is_main and training.optimizer.learning_rate > HIGH_LEARNING_RATE:
+            progress.warn(
+                f"training.optimizer.learning_rate: {training.optimizer.learning_rate:g} is too high to learn anything;"
+                " 1e-4 to 1e-2 are usual"
+            )
         checkpointer = Checkpointer(
-            run, model, optimizer, keep=training.keep_checkpoints, notice=reporter.notice,
-            tokenizer_folder=data.folder, end_of_document_id=data.manifest.end_of_document_id,
+            run, parts.model, parts.optimizer, keep=training.keep_checkpoints, notice=reporter.notice, ranks=here,
+            seed=training.seed, tokenizer_folder=parts.data.folder,
+            end_of_document_id=parts.data.manifest.end_of_document_id,
         )  # fmt: skip
-
-        def score() -> Perplexity:
-            return evaluate(model, data.held_out, training.context_length, training.batch_size, progress)
-
         return loop.train(
             training,
-            model,
-            Batches(blocks, training.batch_size, training.seed),
-            optimizer,
-            score,
+            parts.module,
+            parts.batches,
+            parts.optimizer,
+            lambda: score(config, parts, here, progress),
+            lambda: sample(config, parts),
             reporter,
             checkpointer,
+            here,
         )
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of this name; `auto` is a CUDA GPU where there is one, otherwise the CPU (`mps` only when asked for).
-
-    Raises ValueError where there is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise ValueError(f"--device: {name!r} cannot be used here; leave it out, or say cpu, cuda or mps") from None
-    return device
+def _asked(config: RunConfig | str, data: str | None, overrides: Mapping[str, Any] | None) -> RunConfig:
+    if isinstance(config, RunConfig):
+        return config
+    if data is None:
+        raise ValueError("data: name the prepared folder to train on")
+    values = [(name, json.dumps(value)) for name, value in (overrides or {}).items()]
+    return run_config(to_tree(run_preset(config, data=data)), None, values)
 
 
-def open_for(config: RunConfig) -> PreparedData:
-    """The prepared folder of a run. Raises ValueError if it is none or its tokenizer is too large for the model."""
-    data = open_prepared(config.data)
-    if data.manifest.vocab_size > config.model.vocab_size:
-        raise ValueError(
-            f"{config.data}: its tokenizer has {data.manifest.vocab_size:,} tokens, more than model.vocab_size "
-            f"{config.model.vocab_size:,}; raise that, or prepare the text with --vocab-size {config.model.vocab_size}"
-        )
-    return data
+def _begin(config: RunConfig, run: Path, resume: str, here: Ranks, stack: ExitStack) -> RunConfig:
+    """On the main rank: check, take the folder, and hold it until the run ends."""
+    check(config, here)
+    config = claim(run, config, resume, lambda asked: resolved(asked, here))
+    stack.enter_context(held_by_one_process(run))
+    return config
 
 
-def claim(run: Path, config: RunConfig, resume: str) -> None:
-    """Make the run folder with its `config.yaml`, or find that it is this configuration's.
-
-    Raises ValueError if it belongs to another configuration (and says what differs), or has checkpoints that `resume`
-    forbids to go on from.
-    """
-    if resume not in ("auto", "never"):
-        raise ValueError(f"--resume: {resume!r} is neither auto nor never")
-    file = run / RUN_CONFIG
-    if run.exists() and not run.is_dir():
-        raise ValueError(f"{run}: a file is in the way; choose another run folder")
-    if resume == "never" and checkpoints(run):
-        raise ValueError(f"{run}: has checkpoints already; choose another run folder, or --resume auto to go on")
-    if file.exists():
-        changed = differences(to_tree(validate(RunConfig, read_yaml(file))), to_tree(config))
-        if changed:
-            raise ValueError(
-                f"{run}: belongs to another configuration ({'; '.join(changed)}); choose another run folder with --run"
-            )
-        return
-    if checkpoints(run):
-        raise ValueError(f"{run}: has checkpoints but no {RUN_CONFIG}; choose another run folder with --run")
-    run.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as partial:
-        partial.write_text(to_yaml(config), encoding="utf-8")
+def _scores_if_finished(run: Path, num_steps: int) -> dict[str, Any] | None:
+    saved = checkpoints(run)
+    if not saved or not saved[-1].name.endswith(f"{num_steps:08d}"):
+        return None
+    scores = finished(run, num_steps)
+    return None if scores is None else asdict(scores)
 
 
-def model_folder(path: Path) -> Path:
-    """The model folder that a user means: the folder itself, or the last checkpoint of a run folder.
-
-    Raises ValueError where it is neither.
-    """
-    for folder in (path, path / "final"):
-        if (folder / CONFIG).is_file():
-            return folder
-    if (path / RUN_CONFIG).is_file():
-        raise ValueError(f"{path}: this run has no checkpoint yet; train it first")
-    raise ValueError(f"{path}: no model here ({CONFIG} is missing); name a model folder or a run folder")
-
-
-def run_of(folder: Path) -> RunConfig | None:
-    """The configuration of the run that a model folder lies in, or None."""
-    for parent in folder.resolve().parents:
-        if (parent / RUN_CONFIG).is_file():
-            return validate(RunConfig, read_yaml(parent / RUN_CONFIG))
-    return None
+def _reporter(
+    config: RunConfig, run: Path, here: Ranks, progress: Progress, *, tensorboard: bool, wandb: str | None
+) -> Reporter:
+    training = config.training
+    trackers: list[Tracker] = []
+    if here.is_main:
+        trackers.append(LinesFile(run / METRICS))
+        if tensorboard:
+            trackers.append(TensorBoard(run / "tensorboard"))
+        if wandb is not None:
+            trackers.append(WeightsAndBiases(run, wandb, to_tree(config)))
+    samples = LinesFile(run / SAMPLES) if here.is_main and training.sample_every_steps is not None else None
+    peak = peak_flops(here.device, resolve_precision(training.precision, here.device))
+    flops_per_token = 6 * cost(config.model, training.context_length).macs_per_token
+    return Reporter(
+        trackers, progress, samples=samples, num_steps=training.num_steps, every=training.report_every_steps,
+        tokens_per_step=training.batch_tokens,
+        routes=RouteCounts(config.model, here) if router_sizes(config.model) else None,
+        peak_memory_bytes=lambda: peak_memory_bytes(here.device),
+        utilisation=None if peak is None else lambda rate: rate * flops_per_token / (peak * here.world_size),
+    )  # fmt: skip

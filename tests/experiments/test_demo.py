@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from moeut.cli import main
+from moeut.data import sources
 from moeut.data.tokens import open_prepared
 from moeut.experiments import demo as demonstration
 from moeut.experiments.demo import demo, report
@@ -14,8 +15,8 @@ from moeut.experiments.demo import demo, report
 @pytest.fixture
 def few_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first hundred files of the standard library instead of all."""
-    everything = demonstration.standard_library()
-    monkeypatch.setattr(demonstration, "standard_library", lambda: everything[:100])
+    everything = sources.standard_library()
+    monkeypatch.setattr(sources, "standard_library", lambda: everything[:100])
 
 
 @pytest.mark.usefixtures("few_files")

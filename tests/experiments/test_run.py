@@ -1,38 +1,26 @@
-"""Are the parts of a run put together as its configuration says, and is a run folder only its own run's?"""
+"""Does a configuration become the run it says: everything kept, seeds obeyed, a finished run left alone?"""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from small_run import prepared, small_run
 
 import moeut
-from moeut.config import RunConfig, read_yaml
-from moeut.data.prepare import prepare
-from moeut.data.sources import find_files
-from moeut.data.tokenizer import byte_tokenizer
-from moeut.experiments.run import model_folder, pick_device, run_of, train
-from moeut.model.folder import load_model
+from moeut.config import RunConfig
+from moeut.experiments.run import train
 from moeut.model.language_model import LanguageModel
-from moeut.presets import moeut as moeut_config
-from moeut.training.loop import TrainingConfig
 from moeut.training.random_state import seed_all
+from moeut.trees import read_yaml
 from moeut.validation import validate
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> RunConfig:
-    for number in range(12):
-        (tmp_path / f"{number}.txt").write_text(f"{number} " * 60)
-    data = tmp_path / "data"
-    prepare(data, find_files(sorted(tmp_path.glob("*.txt"))), tokenizer=byte_tokenizer(), held_out=0.3)
-    model = moeut_config(
-        hidden_size=16, num_hidden_layers=2, group_size=1, num_attention_heads=2, head_dim=8, attention_experts=2,
-        experts=4, experts_per_tok=2, expert_size=8, vocab_size=257,
-    )  # fmt: skip
-    training = TrainingConfig(num_steps=8, batch_size=2, context_length=16, save_every_steps=3, report_every_steps=1)
-    return RunConfig(data=str(data), model=model, training=training)
+    return small_run(prepared(tmp_path))
 
 
 def test_a_run_leaves_all_that_is_needed_to_go_on_and_to_repeat_it(config: RunConfig, tmp_path: Path):
@@ -61,36 +49,6 @@ def test_the_seed_decides_the_initial_weights(config: RunConfig):
     assert not torch.equal(first.embedding.weight, second.embedding.weight)
 
 
-def test_a_model_is_found_in_its_run_and_the_run_around_its_model(config: RunConfig, tmp_path: Path):
-    run = tmp_path / "run"
-    train(config, run, quiet=True)
-    assert model_folder(run) == run / "final"
-    assert model_folder(run / "final") == run / "final"
-    assert run_of(run / "final") == config
-    assert load_model(model_folder(run)).config == config.model
-    (tmp_path / "elsewhere").mkdir()
-    assert run_of(tmp_path / "elsewhere") is None
-    with pytest.raises(ValueError, match="no model here"):
-        model_folder(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere" / "config.yaml").write_text("")
-    with pytest.raises(ValueError, match="no checkpoint yet"):
-        model_folder(tmp_path / "elsewhere")
-
-
-def test_a_folder_belongs_to_one_configuration(config: RunConfig, tmp_path: Path):
-    run = tmp_path / "run"
-    train(config, run, quiet=True)
-    other = replace(config, training=replace(config.training, seed=1))
-    with pytest.raises(ValueError, match=r"another configuration \(training\.seed: 0, now 1\)"):
-        train(other, run, quiet=True)
-    (run / "config.yaml").unlink()
-    with pytest.raises(ValueError, match=r"checkpoints but no config\.yaml"):
-        train(config, run, quiet=True)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="a file is in the way"):
-        train(config, tmp_path / "file", quiet=True)
-
-
 def test_a_tokenizer_that_is_too_large_is_refused_before_anything_is_written(config: RunConfig, tmp_path: Path):
     small = replace(config, model=replace(config.model, vocab_size=256))
     with pytest.raises(ValueError, match=r"257 tokens, more than model\.vocab_size 256"):
@@ -98,12 +56,63 @@ def test_a_tokenizer_that_is_too_large_is_refused_before_anything_is_written(con
     assert not (tmp_path / "run").exists()
 
 
-def test_a_device_that_is_not_there_is_refused():
-    assert pick_device("cpu") == torch.device("cpu")
-    assert pick_device("auto").type in ("cpu", "cuda")
-    with pytest.raises(ValueError, match="'abacus' cannot be used here"):
-        pick_device("abacus")
+def test_a_finished_run_says_so_and_is_left_alone(config: RunConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    run = tmp_path / "run"
+    first = train(config, run, quiet=True)
+    files = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    again = train(config, run)
+    assert "finished, all 8 steps were done before; nothing to do" in capfd.readouterr().err
+    assert (again.step, again.held_out) == (8, first.held_out)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == files
 
 
-def test_training_is_a_public_name(config: RunConfig, tmp_path: Path):
-    assert moeut.train is train
+def test_a_run_begins_with_the_weights_of_another(config: RunConfig, tmp_path: Path):
+    """A step of almost nothing leaves them as they were; going on does not begin with them again."""
+    train(config, tmp_path / "first", quiet=True)
+    still = replace(config.training.optimizer, learning_rate=1e-30, weight_decay=0.0)
+    begun = replace(
+        config, init_from=str(tmp_path / "first"), training=replace(config.training, optimizer=still, num_steps=1)
+    )
+    train(begun, tmp_path / "second", quiet=True)
+    weights = [(tmp_path / run / "final" / "model.safetensors").read_bytes() for run in ("first", "second")]
+    assert weights[0] == weights[1]
+    other = replace(begun, model=replace(config.model, hidden_size=32))
+    with pytest.raises(ValueError, match=r"init_from: .*first.* is another model \(hidden_size: 16, now 32\)"):
+        train(other, tmp_path / "third", quiet=True)
+    assert not (tmp_path / "third").exists()
+
+
+def test_samples_are_written_on_the_way(config: RunConfig, tmp_path: Path):
+    asked = replace(config, training=replace(config.training, sample_every_steps=4, sample_prompt="1 1"))
+    train(asked, tmp_path / "run", quiet=True)
+    samples = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
+    assert [sample["step"] for sample in samples] == [4, 8]
+    assert all(sample["text"].startswith("1 1") for sample in samples)
+    train(config, tmp_path / "without", quiet=True)
+    weights = [(tmp_path / run / "final" / "model.safetensors").read_bytes() for run in ("run", "without")]
+    assert weights[0] == weights[1]
+
+
+def test_training_from_a_notebook(tmp_path: Path):
+    data = prepared(tmp_path)
+    result = moeut.train(
+        "nano", tmp_path / "run", data=str(data), quiet=True,
+        overrides={
+            "training.num_steps": 2, "training.context_length": 16, "training.batch_tokens": 32,
+            "training.schedule.warmup_steps": 0,
+        },
+    )  # fmt: skip
+    assert result.step == 2
+    assert (tmp_path / "run" / "final" / "model.safetensors").is_file()
+    with pytest.raises(ValueError, match="data: name the prepared folder"):
+        moeut.train("nano", tmp_path / "other")
+    assert os.listdir(tmp_path / "run" / "checkpoints") == ["step-00000002"]
+
+
+def test_a_learning_rate_that_is_far_too_high_is_said(
+    config: RunConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    high = replace(config.training.optimizer, learning_rate=1e9)
+    wild = replace(config, training=replace(config.training, optimizer=high, num_steps=1))
+    train(wild, tmp_path / "run", quiet=True)
+    assert "training.optimizer.learning_rate: 1e+09 is too high" in capfd.readouterr().err

@@ -1,0 +1,256 @@
+"""What does each verb of the command line do? One function a verb; each imports what it needs when it runs.
+
+Each takes the options that `moeut.cli` has read, prints its result to stdout, and returns the exit code.
+"""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+DEFAULT_DATA = "data/stdlib"
+DEFAULT_PRESET = "tiny"
+
+
+def prepare(options: argparse.Namespace) -> int:
+    """`moeut prepare`: text → tokenizer, token shards, held-out part."""
+    from moeut.data.prepare import prepare as prepare_folder
+    from moeut.training.progress import Progress
+    from moeut.trees import to_yaml
+
+    if options.inspect is not None:
+        return _inspect(options)
+    recipe = _recipe(options)
+    if options.print_recipe:
+        print(to_yaml(recipe), end="")
+        return 0
+    given = [*options.paths, *([options.recipe] if options.recipe else [])]
+    folder = Path(options.out or (f"data/{Path(given[0]).name.split('.')[0]}" if given else DEFAULT_DATA))
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    former = signal.signal(signal.SIGTERM, stop)
+    try:
+        with Progress(quiet=options.quiet) as progress:
+            manifest, written = prepare_folder(
+                folder, recipe, overwrite=options.overwrite, progress=progress, notice=progress.warn
+            )
+    except KeyboardInterrupt as interrupt:
+        return _exit_code(interrupt.args[0] if interrupt.args else signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    splits = {name: vars(counts) for name, counts in manifest.splits.items()}
+    sources = {source.name: vars(source.splits["train"]) for source in manifest.sources if "train" in source.splits}
+    lines = [f"{folder}: {'written' if written else 'already holds just this; nothing to do'}"]
+    lines += [
+        f"  {name:<9}{counts['documents']:>9,} documents {counts['bytes']:>14,} bytes {counts['tokens']:>12,} tokens"
+        for name, counts in splits.items()
+    ]
+    if len(sources) > 1:
+        lines += [
+            f"  {counts['tokens'] / splits['train']['tokens']:>7.1%} of the tokens for training: {name}"
+            for name, counts in sources.items()
+        ]
+    lines.append(f"  vocabulary {manifest.vocab_size:,}")
+    facts = {"folder": str(folder), "written": written, "vocab_size": manifest.vocab_size, **splits, "sources": sources}
+    _print(facts, lines, as_json=options.json)
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    """`moeut prepare --inspect`: what is in a prepared folder, or in that of a run."""
+    from dataclasses import asdict
+
+    from moeut.data.summary import lines, summary
+    from moeut.data.tokens import MANIFEST, open_prepared
+    from moeut.training.progress import Progress
+
+    folder = options.inspect
+    if not (folder / MANIFEST).is_file():
+        from moeut.experiments.run_folder import run_of
+
+        run = run_of(folder / "final")
+        folder = folder if run is None else Path(run.data)
+    with Progress(quiet=options.quiet) as progress:
+        found = summary(open_prepared(folder, progress=progress))
+    _print(asdict(found), lines(found), as_json=options.json)
+    return 0
+
+
+def train(options: argparse.Namespace) -> int:
+    """`moeut train`: a run folder with checkpoints, metrics and the resolved configuration."""
+    from moeut.experiments.run import train as train_run
+    from moeut.trees import to_yaml
+
+    config = _resolve(options)
+    if options.print_config:
+        print(to_yaml(config), end="")
+        return 0
+    how = {name: getattr(options, name) for name in ("device", "parallel", "replicas", "quiet")}
+    how["compile"] = "inductor" if options.compile else None
+    if options.dry_run:
+        from moeut.experiments.dry_run import dry_run, report
+
+        facts = dry_run(config, **how)
+        if facts is not None:
+            _print(facts, report(facts), as_json=options.json)
+        return 0
+    folder = Path(options.run or f"runs/{options.preset or DEFAULT_PRESET}")
+    result = train_run(
+        config, folder, resume=options.resume, tensorboard=options.tensorboard, wandb=options.wandb, **how
+    )
+    held_out = result.held_out
+    lines = [f"{folder}: {result.step:,} of {config.training.num_steps:,} steps"]
+    if held_out is not None:
+        lines.append(f"  held out: perplexity {held_out.perplexity:.3f}, bits per byte {held_out.bits_per_byte:.4f}")
+    facts = {"run": str(folder), "step": result.step, "held_out": held_out and vars(held_out)}
+    _print(facts, lines, as_json=options.json)
+    return _exit_code(result.interrupted_by)
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """`moeut evaluate`: one model on the held-out part of a prepared folder."""
+    from moeut.evaluation.perplexity import evaluate as score
+    from moeut.experiments.matching import open_matching
+    from moeut.experiments.run_folder import model_folder, run_of
+    from moeut.model.folder import load_model
+    from moeut.training.distributed import pick_device
+    from moeut.training.progress import Progress
+
+    folder = model_folder(Path(options.model))
+    run = run_of(folder)
+    folder_of_data = options.data or (run and run.data)
+    if folder_of_data is None:
+        raise ValueError(f"{folder}: not part of a run, so name the text to evaluate on with --data DIR")
+    context_length = options.context_length or (run.training.context_length if run else 1024)
+    model = load_model(folder, pick_device(options.device))
+    data = open_matching(folder_of_data, model.config, folder)
+    with Progress(quiet=options.quiet) as progress:
+        result = score(model, data.held_out, context_length, options.batch_size, progress)
+    lines = [
+        f"cross entropy   {result.cross_entropy:8.4f} ± {result.standard_error:.4f} nats a token",
+        f"perplexity      {result.perplexity:8.3f}",
+        f"bits per byte   {result.bits_per_byte:8.4f}",
+        f"scored {result.tokens:,} tokens, {result.bytes:,} bytes of {folder_of_data} (held out), "
+        f"in blocks of {context_length:,}",
+    ]
+    facts = {**vars(result), "model": str(folder), "data": str(folder_of_data), "context_length": context_length}
+    _print(facts, lines, as_json=options.json)
+    return 0
+
+
+def generate(options: argparse.Namespace) -> int:
+    """`moeut generate`: text to the terminal as it comes."""
+    from moeut.experiments.run_folder import model_folder
+    from moeut.generation.generate import GenerationConfig, load
+    from moeut.generation.generate import generate as write
+    from moeut.training.distributed import pick_device
+    from moeut.validation import validate
+
+    names = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
+    settings = validate(GenerationConfig, {name: getattr(options, name) for name in names})
+    model = load(model_folder(Path(options.model)), pick_device(options.device))
+    if options.json:
+        print(json.dumps({"prompt": options.prompt, "text": write(model, options.prompt, settings)}))
+        return 0
+
+    def show(piece: str) -> None:
+        print(piece, end="", flush=True)
+
+    show(options.prompt)
+    write(model, options.prompt, settings, show)
+    print()
+    return 0
+
+
+def describe(options: argparse.Namespace) -> int:
+    """`moeut describe`: costs and layer order from the configuration alone."""
+    from moeut.model.cost import cost
+    from moeut.trees import to_tree
+
+    config = _resolve(options).model
+    costs = cost(config, options.context_length)
+    facts = {**vars(costs), "schedule": config.schedule, "model": to_tree(config)}
+    lines = [
+        f"parameters         {costs.parameters:>15,}   of which embedding and head {costs.embedding_parameters:,}",
+        f"active parameters  {costs.active_parameters:>15,}   met by one token in one pass through each layer",
+        f"multiply-adds      {costs.macs_per_token:>15,}   a token, forward, context {options.context_length:,}",
+        f"layers             {config.num_hidden_layers:>15,}   executed: {' '.join(map(str, config.schedule))}",
+        f"attention          {config.attention.kind:>15}",
+        f"feed-forward       {config.feed_forward.kind:>15}",
+        f"layer norm         {config.norm:>15}",
+    ]
+    _print(facts, lines, as_json=options.json)
+    return 0
+
+
+def demo(options: argparse.Namespace) -> int:
+    """`moeut demo`: see `moeut.experiments.demo`."""
+    from moeut.experiments.demo import demo as run_demo
+    from moeut.experiments.demo import report
+
+    result = run_demo(Path(options.out), quiet=options.quiet)
+    if result.facts is not None:
+        _print(result.facts, report(result.facts), as_json=options.json)
+    return _exit_code(result.interrupted_by)
+
+
+def _resolve(options: argparse.Namespace) -> Any:
+    from moeut.config import run_config
+    from moeut.presets import run_preset
+    from moeut.trees import to_tree
+
+    base = to_tree(run_preset(options.preset or DEFAULT_PRESET, data=DEFAULT_DATA))
+    named = {name: value for name in ("data", "init_from") if (value := getattr(options, name, None))}
+    if "init_from" in named and options.preset is None:
+        from moeut.experiments.matching import model_tree
+
+        base["model"] = model_tree(Path(named["init_from"]))
+    return run_config(
+        base, options.config, [*options.overrides, *((name, json.dumps(value)) for name, value in named.items())]
+    )
+
+
+def _print(result: dict[str, Any], lines: Sequence[str], *, as_json: bool) -> None:
+    print(json.dumps(result, indent=2) if as_json else "\n".join(lines))
+
+
+def _exit_code(interrupted_by: int | None) -> int:
+    """0, or 128 + the signal that ended a run early, as shells count it."""
+    if interrupted_by is None:
+        return 0
+    print("moeut: interrupted and saved; the same command goes on from here", file=sys.stderr)
+    return 128 + interrupted_by
+
+
+def _recipe(options: argparse.Namespace) -> Any:
+    """The recipe that the options of `prepare` make: a named one or one of their own, and what is laid over it."""
+    from moeut.data.recipe import read_recipe, recipe_config
+
+    if options.recipe and options.paths:
+        raise ValueError(f"{options.paths[0]}: name paths or a recipe, not both; a recipe has sources of its own")
+    if options.recipe:
+        tree: dict[str, Any] = read_recipe(options.recipe)
+    elif options.paths:
+        tree = {"sources": [{"kind": "files", "paths": [path]} for path in options.paths]}
+    else:
+        tree = {"sources": [{"kind": "standard_library"}]}
+    if options.tokenizer in ("bpe", "unigram", "bytes", "paper"):
+        tree["tokenizer"] = {"kind": options.tokenizer}
+    elif options.tokenizer:
+        tree["tokenizer"] = {"kind": "existing", "path": options.tokenizer}
+    if options.vocab_size is not None:
+        tree.setdefault("tokenizer", {"kind": "bpe"})["vocab_size"] = options.vocab_size
+    if options.held_out is not None:
+        tree["held_out"] = {"kind": "documents", "share": options.held_out}
+    for name in ("max_tokens", "mixing", "errors"):
+        if getattr(options, name) is not None:
+            tree[name] = getattr(options, name)
+    if options.text_column is not None:
+        for source in tree["sources"]:
+            source["text_column"] = options.text_column
+    return recipe_config(tree, options.overrides)

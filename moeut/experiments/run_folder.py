@@ -1,0 +1,84 @@
+"""Whose is a run folder, and which model is in it? A folder belongs to one configuration; its models have a place.
+
+RUN/config.yaml     the configuration, with a number or a name for everything that was `auto`
+RUN/metrics.jsonl   see `moeut.training.report`
+RUN/samples.jsonl   what the model wrote on the way, where samples are asked for
+RUN/checkpoints/    see `moeut.training.checkpoint`
+RUN/final           → the last checkpoint
+RUN/best            → the checkpoint that predicted held-out text best
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from moeut.config import RunConfig
+from moeut.files import replacing
+from moeut.model.folder import CONFIG
+from moeut.training.retention import checkpoints
+from moeut.trees import differences, read_yaml, to_tree, to_yaml
+from moeut.validation import validate
+
+RUN_CONFIG = "config.yaml"
+RESOLVED = ("micro_batch_size", "precision")
+"""Settings of the training that may be `auto` until a run begins."""
+
+
+def claim(run: Path, config: RunConfig, resume: str, resolve: Callable[[RunConfig], RunConfig]) -> RunConfig:
+    """Make the run folder with its `config.yaml`, or find that it is this configuration's; the configuration to use.
+
+    resolve: puts something for every `auto` of a run that begins. One that goes on keeps what it began with.
+
+    Raises ValueError if the folder belongs to another configuration (and says what differs), or has checkpoints that
+    `resume` forbids to go on from.
+    """
+    if resume not in ("auto", "never"):
+        raise ValueError(f"--resume: {resume!r} is neither auto nor never")
+    file = run / RUN_CONFIG
+    if run.exists() and not run.is_dir():
+        raise ValueError(f"{run}: a file is in the way; choose another run folder")
+    if resume == "never" and checkpoints(run):
+        raise ValueError(f"{run}: has checkpoints already; choose another run folder, or --resume auto to go on")
+    if file.exists():
+        saved = validate(RunConfig, read_yaml(file))
+        config = _with_resolved(config, saved)
+        changed = differences(to_tree(saved), to_tree(config))
+        if changed:
+            raise ValueError(
+                f"{run}: belongs to another configuration ({'; '.join(changed)}); choose another run folder with --run"
+            )
+        return config
+    if checkpoints(run):
+        raise ValueError(f"{run}: has checkpoints but no {RUN_CONFIG}; choose another run folder with --run")
+    config = resolve(config)
+    run.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as partial:
+        partial.write_text(to_yaml(config), encoding="utf-8")
+    return config
+
+
+def _with_resolved(config: RunConfig, saved: RunConfig) -> RunConfig:
+    """`config` with what a saved one found for each of its `auto`."""
+    found = {name: getattr(saved.training, name) for name in RESOLVED if getattr(config.training, name) == "auto"}
+    return replace(config, training=replace(config.training, **found))
+
+
+def model_folder(path: Path) -> Path:
+    """The model folder that a user means: the folder itself, or the last checkpoint of a run folder.
+
+    Raises ValueError where it is neither.
+    """
+    for folder in (path, path / "final"):
+        if (folder / CONFIG).is_file():
+            return folder
+    if (path / RUN_CONFIG).is_file():
+        raise ValueError(f"{path}: this run has no checkpoint yet; train it first")
+    raise ValueError(f"{path}: no model here ({CONFIG} is missing); name a model folder or a run folder")
+
+
+def run_of(folder: Path) -> RunConfig | None:
+    """The configuration of the run that a model folder lies in, or None."""
+    for parent in folder.resolve().parents:
+        if (parent / RUN_CONFIG).is_file():
+            return validate(RunConfig, read_yaml(parent / RUN_CONFIG))
+    return None

@@ -1,0 +1,64 @@
+"""Is a run folder only its own run's, and is the model found that a user means?"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from small_run import prepared, small_run
+
+from moeut.config import RunConfig
+from moeut.experiments.run import train
+from moeut.experiments.run_folder import claim, model_folder, run_of
+from moeut.model.folder import load_model
+from moeut.trees import read_yaml
+from moeut.validation import validate
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    return small_run(prepared(tmp_path))
+
+
+def test_what_was_auto_is_found_once_and_kept(config: RunConfig, tmp_path: Path):
+    asked = replace(config, training=replace(config.training, micro_batch_size="auto", precision="auto"))
+    with_two = replace(config, training=replace(config.training, micro_batch_size=2))
+    assert claim(tmp_path / "run", asked, "auto", lambda given: with_two) == with_two
+    assert validate(RunConfig, read_yaml(tmp_path / "run" / "config.yaml")) == with_two
+
+    def find_again(given: RunConfig) -> RunConfig:
+        raise AssertionError("resolved a second time")
+
+    assert claim(tmp_path / "run", asked, "auto", find_again) == with_two
+    given = replace(config, training=replace(config.training, micro_batch_size=1))
+    with pytest.raises(ValueError, match=r"training\.micro_batch_size: 2, now 1"):
+        claim(tmp_path / "run", given, "auto", find_again)
+
+
+def test_a_model_is_found_in_its_run_and_the_run_around_its_model(config: RunConfig, tmp_path: Path):
+    run = tmp_path / "run"
+    train(config, run, quiet=True)
+    assert model_folder(run) == run / "final"
+    assert model_folder(run / "final") == run / "final"
+    assert run_of(run / "final") == config
+    assert load_model(model_folder(run)).config == config.model
+    (tmp_path / "elsewhere").mkdir()
+    assert run_of(tmp_path / "elsewhere") is None
+    with pytest.raises(ValueError, match="no model here"):
+        model_folder(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "config.yaml").write_text("")
+    with pytest.raises(ValueError, match="no checkpoint yet"):
+        model_folder(tmp_path / "elsewhere")
+
+
+def test_a_folder_belongs_to_one_configuration(config: RunConfig, tmp_path: Path):
+    run = tmp_path / "run"
+    train(config, run, quiet=True)
+    other = replace(config, training=replace(config.training, seed=1))
+    with pytest.raises(ValueError, match=r"another configuration \(training\.seed: 0, now 1\)"):
+        train(other, run, quiet=True)
+    (run / "config.yaml").unlink()
+    with pytest.raises(ValueError, match=r"checkpoints but no config\.yaml"):
+        train(config, run, quiet=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="a file is in the way"):
+        train(config, tmp_path / "file", quiet=True)
