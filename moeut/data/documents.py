@@ -65,7 +65,7 @@ class Faults:
     def meet(self, kind: str, message: str, count: int = 1) -> None:
         """Raises ValueError, or goes on; `kind` then says of many such faults what became of them."""
         if self.errors == "strict":
-            raise ValueError(f"{message}; to go on all the same, ask for errors: replace")
+            raise ValueError(f"{message}; to go on all the same, say --errors replace")
         if kind not in self.counts:
             self.notice(f"{message}; going on")
         self.counts[kind] += count
