@@ -23,7 +23,7 @@ from steps import (
     all_cuts,
     assert_identical_step,
     assert_same_step,
-    balance_bound,
+    balance_bounds,
     build,
     gradients,
     in_chunks,
@@ -31,6 +31,7 @@ from steps import (
     train_step,
     used_experts,
     watch,
+    without_batch_losses,
     without_dropout,
 )
 from torch import nn
@@ -41,6 +42,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from moeut.model.cost import cost
 from moeut.model.language_model import IGNORED_TARGET, LanguageModel, ModelConfig
 from moeut.model.routing import Router
+from moeut.model.softmax_routing import SoftmaxRouter
 
 Promise = Callable[[ModelConfig], None]
 
@@ -71,7 +73,7 @@ def gradients_reach_every_used_parameter(config: ModelConfig) -> None:
     for part, router, parameter in EXPERT_PARAMETERS:
         for index in range(config.group_size):
             name = f"stack.layers.{index}.{part}.{parameter}"
-            if name in grads:
+            if name in grads and router in routing[0]:
                 depths = [depth for depth, layer in enumerate(config.schedule) if layer == index]
                 unused = ~torch.stack([used_experts(routing[depth][router].experts, grads[name]) for depth in depths])
                 assert grads[name][unused.all(0)].count_nonzero() == 0, name
@@ -110,8 +112,12 @@ def cached_decoding_with_padding_equals_the_full_forward(config: ModelConfig) ->
 
 
 def a_padded_batch_equals_its_sequences_alone(config: ModelConfig) -> None:
-    """Padding on the left or the right changes no logit, loss or gradient of the real tokens."""
-    config = without_dropout(config)
+    """Padding on the left or the right changes no logit, loss or gradient of the real tokens.
+
+    Losses defined over the batch have no meaning for a sequence alone; that padding does not count in them is
+    `padding_counts_in_no_loss`.
+    """
+    config = without_batch_losses(without_dropout(config))
     model = build(config)
     inputs, targets = tokens(config)
     lengths = [LENGTH, 4, 1]
@@ -137,6 +143,26 @@ def a_padded_batch_equals_its_sequences_alone(config: ModelConfig) -> None:
         model.zero_grad()
         padded.loss.backward()
         assert_close(gradients(model), expected, rtol=1e-8, atol=1e-11)
+
+
+def padding_counts_in_no_loss(config: ModelConfig) -> None:
+    """Whatever stands in padded places, and however many there are, the losses and gradients are the same."""
+    config = without_dropout(config)
+    model = build(config)
+    inputs, targets = tokens(config)
+    real = torch.arange(LENGTH) < torch.tensor([[LENGTH], [4], [1]])
+    steps = []
+    for more, other in ((0, 0), (0, 1), (3, 5)):
+        padded = inputs.where(real, other)
+        padded = torch.cat([padded, padded.new_full((BATCH, more), other)], dim=1)
+        wanted = torch.cat([targets.where(real, IGNORED_TARGET), targets.new_full((BATCH, more), IGNORED_TARGET)], dim=1)
+        mask = torch.cat([real, real.new_zeros(BATCH, more)], dim=1)
+        model.zero_grad()
+        output = model(padded, wanted, attention_mask=mask)
+        output.loss.backward()
+        steps.append((output.loss, output.regulariser, gradients(model)))
+    for step in steps[1:]:
+        assert_close(step, steps[0], rtol=1e-8, atol=1e-11)
 
 
 def saved_equals_loaded(config: ModelConfig) -> None:
@@ -185,8 +211,8 @@ def recomputed_equals_kept(config: ModelConfig) -> None:
 
 
 def micro_batches_equal_the_whole(config: ModelConfig) -> None:
-    """The mean over equal parts of a batch: losses and gradients."""
-    config = without_dropout(config)
+    """The mean over equal parts of a batch: losses and gradients, but for losses defined over the batch."""
+    config = without_batch_losses(without_dropout(config))
     model = build(config)
     inputs, targets = tokens(config, batch=4)
     whole, expected = train_step(model, inputs, targets)
@@ -209,8 +235,25 @@ def described_equals_built(config: ModelConfig) -> None:
     assert stated.parameters == sum(parameter.numel() for parameter in model.parameters())
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        model(inputs)
+        # Asked for its routing, a model runs all layers, whoever has halted.
+        model(inputs, return_routing=True)
     assert counter.get_total_flops() == 2 * stated.macs_per_token * BATCH * LENGTH
+
+
+def another_number_of_repeats_runs(config: ModelConfig) -> None:
+    """The same weights at other depths: a cache of that depth, cached decoding, gradients, parameters unchanged."""
+    inputs, targets = tokens(config, length=4)
+    for num_repeats in (1, config.num_repeats + 1):
+        other = config.with_repeats(num_repeats)
+        model = build(other)
+        model.load_state_dict(build(config).state_dict())
+        full = model.eval()(inputs).logits
+        assert full.isfinite().all()
+        for cuts in ([], [1, 3]):
+            assert_close(in_chunks(model, inputs, cuts), full, rtol=1e-9, atol=1e-12)
+        if num_repeats > 1:
+            train_step(model.train(), inputs, targets)
+            assert not torch.allclose(full, build(config).eval()(inputs).logits)
 
 
 def repetition_changes_nothing(config: ModelConfig) -> None:
@@ -281,6 +324,9 @@ def low_precision_keeps_phases_and_scores(config: ModelConfig) -> None:
         for router, x in seen.scored:
             assert x.dtype == dtype
             assert router.scores(x).dtype == torch.float32
+        for gate, h in seen.halted:
+            assert h.dtype == dtype
+            assert all(logarithm.dtype == torch.float32 for logarithm in gate(h))
 
 
 def autocast_keeps_phases_and_scores(config: ModelConfig) -> None:
@@ -290,6 +336,7 @@ def autocast_keeps_phases_and_scores(config: ModelConfig) -> None:
     with watch(model) as seen, torch.autocast("cpu", dtype=torch.bfloat16):
         loss = model(inputs, targets).loss
         under = [router.scores(x) for router, x in seen.scored]
+        halting = [gate(h) for gate, h in seen.halted]
     loss.backward()
     assert all(gradient.isfinite().all() for gradient in gradients(model).values())
     assert loss.dtype == torch.float32
@@ -297,19 +344,23 @@ def autocast_keeps_phases_and_scores(config: ModelConfig) -> None:
     for (router, x), scores in zip(seen.scored, under, strict=True):
         assert scores.dtype == torch.float32
         assert torch.equal(scores, router.scores(x))
+    for (gate, h), logarithms in zip(seen.halted, halting, strict=True):
+        assert_close(logarithms, gate(h), rtol=0, atol=0)
 
 
 def balance_stays_within_bounds(config: ModelConfig) -> None:
-    """−G (γ ln E + 2δ ln A) ≤ regulariser ≤ 0 in training, attained with even routers; exactly 0 in evaluation."""
+    """Between the bounds in training; σ-MoE's least is attained with even routers; exactly 0 in evaluation."""
     model = build(config)
     inputs, targets = tokens(config)
-    lowest = balance_bound(config)
-    assert lowest - 1e-12 <= model(inputs).regulariser.item() <= 0
+    lowest, highest = balance_bounds(config)
+    assert lowest - 1e-12 <= model(inputs).regulariser.item() <= highest + 1e-12
     assert model.eval()(inputs, targets).regulariser.item() == 0
-    for module in model.modules():
-        if isinstance(module, Router):
-            nn.init.zeros_(module.weight)
-    assert abs(model.train()(inputs).regulariser.item() - lowest) < 1e-12
+    routers = [module for module in model.modules() if isinstance(module, Router | SoftmaxRouter)]
+    for router in routers:
+        for parameter in router.parameters(recurse=False):
+            nn.init.zeros_(parameter)
+    if config.halting is None and all(isinstance(router, Router) for router in routers):
+        assert abs(model.train()(inputs).regulariser.item() - lowest) < 1e-12
 
 
 PROMISES: list[Promise] = [
@@ -319,11 +370,13 @@ PROMISES: list[Promise] = [
     cached_decoding_equals_the_full_forward,
     cached_decoding_with_padding_equals_the_full_forward,
     a_padded_batch_equals_its_sequences_alone,
+    padding_counts_in_no_loss,
     saved_equals_loaded,
     compiled_equals_eager,
     recomputed_equals_kept,
     micro_batches_equal_the_whole,
     described_equals_built,
+    another_number_of_repeats_runs,
     repetition_changes_nothing,
     two_backward_passes_are_twice_one,
     inference_mode_leaves_training_alone,

@@ -6,7 +6,7 @@ Letters: B batch, T tokens, G groups of experts, E experts, K selected.
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import DynamicCache
 
-from moeut.model.attention import DenseAttentionConfig
-from moeut.model.feedforward import MLPConfig
+from moeut.model.halting import HaltingGate
 from moeut.model.language_model import LanguageModel, ModelConfig, ModelOutput
-from moeut.model.layer import Layer
+from moeut.model.layer import AttentionConfig, FeedForwardConfig, Layer
 from moeut.model.rope import Phases
-from moeut.model.routing import Router
-from moeut.model.sigma_moe import SigmaMoE, SigmaMoEConfig
-from moeut.model.switchhead import SwitchHeadAttention, SwitchHeadConfig
+from moeut.model.routing import Router, RouterConfig
+from moeut.model.softmax_routing import SoftmaxRouter, SoftmaxRouterConfig
+from moeut.model.switchhead import SwitchHeadConfig
 
 BATCH, LENGTH = 3, 6
 Step = tuple[ModelOutput, dict[str, Tensor]]
@@ -30,24 +29,42 @@ Step = tuple[ModelOutput, dict[str, Tensor]]
 
 
 def build(config: ModelConfig, dtype: torch.dtype = torch.float64) -> LanguageModel:
-    """A model for training, the same each time it is built."""
+    """A model for training, the same each time it is built. What starts at zero does so no longer."""
     torch.manual_seed(1)
-    return LanguageModel(config).to(dtype)
+    model = LanguageModel(config)
+    for parameter in model.parameters():
+        if parameter.count_nonzero() == 0:
+            nn.init.normal_(parameter, std=0.5)
+    return model.to(dtype)
 
 
 def without_dropout(config: ModelConfig) -> ModelConfig:
     """The same variant without the parts whose random numbers depend on the shape of the batch."""
-    attention, feed_forward = config.attention, config.feed_forward
-    return dataclasses.replace(
-        config,
-        hidden_dropout=0.0,
-        attention=dataclasses.replace(attention, attention_dropout=0.0)
-        if isinstance(attention, DenseAttentionConfig)
-        else dataclasses.replace(attention, attention_dropout=0.0, expert_dropout=0.0),
-        feed_forward=feed_forward
-        if isinstance(feed_forward, MLPConfig)
-        else dataclasses.replace(feed_forward, expert_dropout=0.0),
-    )
+    rates = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "expert_dropout": 0.0, "sample_topk": 0}
+    return _with(config, lambda _: rates)
+
+
+def without_batch_losses(config: ModelConfig) -> ModelConfig:
+    """The same variant without the losses that are defined over the batch as a whole."""
+
+    def weights(part: AttentionConfig | FeedForwardConfig) -> dict[str, float]:
+        if isinstance(part, RouterConfig):
+            return {"router_aux_loss_coef": 0.0} if part.balance_scope == "batch" else {}
+        names = ("mutual_information_loss_coef", "variation_loss_coef", "switch_loss_coef", "z_loss_coef")
+        return dict.fromkeys(names, 0.0)
+
+    return _with(config, weights)
+
+
+def _with(config: ModelConfig, values: Callable[[Any], dict[str, Any]]) -> ModelConfig:
+    """The configuration and its parts with the values of those fields that each has."""
+
+    def changed(part: Any) -> Any:
+        mine = {field.name for field in dataclasses.fields(part)}
+        return dataclasses.replace(part, **{name: value for name, value in values(part).items() if name in mine})
+
+    parts = {"attention": changed(config.attention), "feed_forward": changed(config.feed_forward)}
+    return dataclasses.replace(changed(config), **parts)
 
 
 def tokens(config: ModelConfig, batch: int = BATCH, length: int = LENGTH) -> tuple[Tensor, Tensor]:
@@ -106,9 +123,14 @@ def in_chunks(model: LanguageModel, inputs: Tensor, cuts: list[int], real: Tenso
 EXPERT_PARAMETERS = [
     ("attention", "attention_value", "v_experts"),
     ("attention", "attention_output", "o_experts"),
+    ("attention", "attention", "q_experts"),
+    ("attention", "attention", "o_experts"),
     ("feed_forward", "feed_forward", "up_experts"),
     ("feed_forward", "feed_forward", "down_experts"),
+    ("feed_forward", "feed_forward", "up.bias"),
+    ("feed_forward", "feed_forward", "down.bias"),
 ]
+"""Part, name of its router, parameter with a row for each expert."""
 
 
 def used_experts(chosen: Tensor, weight: Tensor) -> Tensor:
@@ -123,38 +145,54 @@ def used_experts(chosen: Tensor, weight: Tensor) -> Tensor:
 
 @dataclasses.dataclass
 class Seen:
-    """phases: of every executed layer. scored: every router with what it read."""
+    """phases: of every executed layer. scored, halted: every router, every halting gate, with what it read."""
 
     phases: list[Phases]
-    scored: list[tuple[Router, Tensor]]
+    scored: list[tuple[Router | SoftmaxRouter, Tensor]]
+    halted: list[tuple[HaltingGate, Tensor]]
 
 
 @contextmanager
 def watch(model: LanguageModel) -> Iterator[Seen]:
-    """Note what layers and routers are given."""
-    seen = Seen([], [])
+    """Note what layers, routers and halting gates are given."""
+    seen = Seen([], [], [])
 
     def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if isinstance(module, Router):
-            seen.scored.append((module, inputs[0]))
-        else:
-            seen.phases.append(inputs[1].phases)
+        match module:
+            case Router() | SoftmaxRouter():
+                seen.scored.append((module, inputs[0]))
+            case HaltingGate():
+                seen.halted.append((module, inputs[0]))
+            case _:
+                seen.phases.append(inputs[1].phases)
 
-    watched = [module for module in model.modules() if isinstance(module, Layer | Router)]
+    watched = [
+        module for module in model.modules() if isinstance(module, Layer | Router | SoftmaxRouter | HaltingGate)
+    ]
     handles = [module.register_forward_pre_hook(note) for module in watched]
     yield seen
     for handle in handles:
         handle.remove()
     assert len(seen.phases) == model.config.num_hidden_layers
-    routers = sum(isinstance(module, SwitchHeadAttention | SigmaMoE) for module in model.modules())
-    assert bool(seen.scored) == bool(routers)
+    assert bool(seen.scored) == any(isinstance(module, Router | SoftmaxRouter) for module in watched)
+    assert bool(seen.halted) == (model.config.halting is not None)
 
 
-def balance_bound(config: ModelConfig) -> float:
-    """The least regulariser there can be, −G (γ ln E + 2δ ln A): every router perfectly even."""
-    lowest = 0.0
-    if isinstance(part := config.feed_forward, SigmaMoEConfig):
-        lowest -= part.router_aux_loss_coef * math.log(part.num_experts)
-    if isinstance(part := config.attention, SwitchHeadConfig):
-        lowest -= 2 * part.router_aux_loss_coef * math.log(part.num_experts)
-    return config.group_size * lowest
+def balance_bounds(config: ModelConfig) -> tuple[float, float]:
+    """The least and the greatest regulariser there can be.
+
+    σ-MoE: −G (γ ln E + 2δ ln A) to 0, the least where every router is perfectly even. SUT: mutual information between
+    −ln E and 0; the other losses between 0 and E. Halting: up to L − 1 layers after the first.
+    """
+    lowest = highest = 0.0
+    for part in (config.attention, config.feed_forward):
+        if isinstance(part, RouterConfig):
+            routers = 2 if isinstance(part, SwitchHeadConfig) else 1
+            lowest -= routers * part.router_aux_loss_coef * math.log(part.num_experts)
+        if isinstance(part, SoftmaxRouterConfig):
+            lowest -= part.mutual_information_loss_coef * math.log(part.num_experts)
+            highest += (part.variation_loss_coef + part.switch_loss_coef) * part.num_experts
+    lowest, highest = config.group_size * lowest, config.group_size * highest
+    if config.halting is not None:
+        highest += config.halting.act_loss_coef * (config.num_hidden_layers - 1)
+    return lowest, highest

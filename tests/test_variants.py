@@ -9,21 +9,34 @@ import contract
 import pytest
 
 from moeut.model.attention import DenseAttentionConfig
+from moeut.model.attention_experts import AttentionExpertsConfig
 from moeut.model.feedforward import MLPConfig
+from moeut.model.halting import ActConfig
 from moeut.model.language_model import ModelConfig
 from moeut.model.sigma_moe import SigmaMoEConfig
+from moeut.model.softmax_moe import SoftmaxMoEConfig
 from moeut.model.switchhead import SwitchHeadConfig
 
 SWITCHHEAD = SwitchHeadConfig(num_attention_heads=2, head_dim=8, num_experts=3)
 DENSE_HEADS = DenseAttentionConfig(num_attention_heads=2, head_dim=8)
 SIGMA_MOE = SigmaMoEConfig(num_experts=5, num_experts_per_tok=2, moe_intermediate_size=4)
 MLP = MLPConfig(intermediate_size=20)
+ATTENTION_EXPERTS = AttentionExpertsConfig(
+    num_attention_heads=2, head_dim=4, num_experts=4, max_relative_positions=3, mutual_information_loss_coef=0.01
+)
+SOFTMAX_MOE = SoftmaxMoEConfig(num_experts=5, moe_intermediate_size=6, mutual_information_loss_coef=0.01)
+ACT = ActConfig(threshold=0.8)
 
 MOEUT = ModelConfig(
     vocab_size=13, hidden_size=12, num_hidden_layers=6, group_size=2, attention=SWITCHHEAD, feed_forward=SIGMA_MOE
 )
 DENSE = dataclasses.replace(
     MOEUT, num_hidden_layers=2, group_size=2, norm="pre", attention=DENSE_HEADS, feed_forward=MLP
+)
+
+UT = dataclasses.replace(DENSE, num_hidden_layers=3, group_size=1, norm="post")
+SUT = dataclasses.replace(
+    MOEUT, num_hidden_layers=4, group_size=1, norm="post", attention=ATTENTION_EXPERTS, feed_forward=SOFTMAX_MOE
 )
 
 
@@ -52,8 +65,40 @@ VARIANTS = {
         MOEUT, num_hidden_layers=2, group_size=2, norm="pre", feed_forward=MLP
     ),
     "dense transformer": DENSE,
-    "universal transformer": dataclasses.replace(DENSE, num_hidden_layers=3, group_size=1, norm="post"),
-    "universal transformer pre": dataclasses.replace(DENSE, num_hidden_layers=3, group_size=1),
+    "universal transformer": UT,
+    "universal transformer pre": dataclasses.replace(UT, norm="pre"),
+    "universal transformer with act": dataclasses.replace(UT, num_hidden_layers=4, halting=ACT),
+    "universal transformer with act, interpolated": dataclasses.replace(
+        UT, num_hidden_layers=4, norm="pre", halting=dataclasses.replace(ACT, mixture="interpolated")
+    ),
+    "sut": dataclasses.replace(SUT, halting=ACT),
+    "sut without act": SUT,
+    "sut pre": dataclasses.replace(SUT, norm="pre", group_size=2),
+    "sut with every loss": dataclasses.replace(
+        SUT,
+        halting=dataclasses.replace(ACT, loss_form="official"),
+        attention=dataclasses.replace(
+            ATTENTION_EXPERTS, variation_loss_coef=0.1, switch_loss_coef=0.1, sample_topk=1, attention_dropout=0.2
+        ),
+        feed_forward=dataclasses.replace(SOFTMAX_MOE, variation_loss_coef=0.1, switch_loss_coef=0.1),
+        hidden_dropout=0.2,
+    ),
+    "moeut with act": dataclasses.replace(MOEUT, halting=ACT),
+    "moeut with softmax gates": dataclasses.replace(
+        MOEUT,
+        attention=dataclasses.replace(SWITCHHEAD, gate="softmax_of_selected", balance_scope="application"),
+        feed_forward=dataclasses.replace(SIGMA_MOE, gate="softmax", balance_scope="application"),
+    ),
+    "sigma-moe over the batch, with biases": dataclasses.replace(
+        MOEUT, num_hidden_layers=2, group_size=2, norm="pre",
+        attention=dataclasses.replace(SWITCHHEAD, router_bias=True),
+        feed_forward=dataclasses.replace(
+            SIGMA_MOE, balance_scope="batch", expert_bias=True, output_bias=True, router_bias=True
+        ),
+    ),
+    "ends as one likes": dataclasses.replace(
+        MOEUT, norm="post", embedding_scale=0.5, embedding_norm=False, final_norm=True
+    ),
     "tied embeddings": dataclasses.replace(MOEUT, tie_word_embeddings=True),
     "every expert selected": dataclasses.replace(
         MOEUT,
@@ -75,7 +120,10 @@ VARIANTS = {
 }  # fmt: skip
 
 
-COMPILED_IN_EVERY_RUN = {"moeut post", "moeut one gated attention expert", "dense transformer", "with dropout"}
+COMPILED_IN_EVERY_RUN = {
+    "moeut post", "moeut one gated attention expert", "dense transformer", "with dropout", "sut with every loss",
+    "sigma-moe over the batch, with biases",
+}  # fmt: skip
 """Compiling takes seconds. These have every part between them; the others are compiled in the slow run."""
 
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-_LAYER = re.compile(r"(?:transformer\.layers|unique_layers)\.(\d+)\.(.+)")
+_LAYER = re.compile(r"(?:transformer\.layers|unique_layers)\.(\d+)\.(?:mod\.)?(.+)")
+"""Where SUT halts, its layers stand one deeper (`mod.`), beside the halting gate."""
 
 _BOOKKEEPING = re.compile(r"unique_layers\.\d+\.pkm\.(iter|kv_sel_counts_100)")
 
@@ -31,6 +32,14 @@ _NORMS = {
     "norm2": "feed_forward_norm",
     "self_attn.norm": "attention_norm",
     "pkm.norm": "feed_forward_norm",
+    "self_attn_layer_norm": "attention_norm",
+    "final_layer_norm": "feed_forward_norm",
+}
+
+_HALTING = {
+    "_gate.0.weight": "hidden_proj.weight",
+    "_gate.0.bias": "hidden_proj.bias",
+    "_gate.3.weight": "gate_proj.weight",
 }
 
 _FEED_FORWARD = {
@@ -40,10 +49,20 @@ _FEED_FORWARD = {
     "pkm.keys": "up_experts",
     "pkm.values": "down_experts",
     "pkm.expert_sel": "router.weight",
+    "pkm.bias": "up.bias",
+    "pkm.o_bias": "bias",
+    "pkm.sel_bias": "router.bias",
     "linear1.weight": "up_proj.weight",
     "linear1.bias": "up_proj.bias",
     "linear2.weight": "down_proj.weight",
     "linear2.bias": "down_proj.bias",
+    "moe.experts.w": "up_experts",
+    "moe.experts.b": "up.bias",
+    "moe.output_experts.w": "down_experts",
+    "moe.output_experts.b": "down.bias",
+    "moe.w_gate.0.weight": "router.hidden_proj.weight",
+    "moe.w_gate.0.bias": "router.hidden_proj.bias",
+    "moe.w_gate.3.weight": "router.weight",
 }
 
 _ATTENTION = {
@@ -57,6 +76,14 @@ _ATTENTION = {
     "self_attn.selections.o": "o_router.weight",
     "self_attn.projections.v": "v_experts",
     "self_attn.projections.o": "o_experts",
+    "self_attn.q_proj.experts.w": "q_experts",
+    "self_attn.q_proj.output_experts.w": "o_experts",
+    "self_attn.q_proj.w_gate.0.weight": "router.hidden_proj.weight",
+    "self_attn.q_proj.w_gate.0.bias": "router.hidden_proj.bias",
+    "self_attn.q_proj.w_gate.3.weight": "router.weight",
+    "self_attn.k_proj.weight": "k_proj.weight",
+    "self_attn.v_proj.weight": "v_proj.weight",
+    "self_attn.rel_pos_emb": "relative_embedding.weight",
 }
 
 _SEVERAL = {
@@ -85,12 +112,14 @@ def from_official(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
         layer = _LAYER.fullmatch(name)
         if ours is not None:
             renamed[ours] = tensor
+        elif layer is not None and layer[2] in _HALTING:
+            renamed[f"stack.halting_gates.{layer[1]}.{_HALTING[layer[2]]}"] = tensor
         elif layer is not None and (parts := _in_layer(layer[2], tensor, _SINGLE if single_expert else _SEVERAL)):
             renamed |= {f"stack.layers.{layer[1]}.{part}": value for part, value in parts.items()}
         else:
             unknown.append(name)
     if unknown:
-        raise ValueError(f"not weights of a MoEUT or of a dense baseline: {', '.join(unknown)}")
+        raise ValueError(f"not weights of a MoEUT or of one of its rivals: {', '.join(unknown)}")
     return renamed
 
 

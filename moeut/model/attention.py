@@ -3,9 +3,8 @@
 Letters: B batch, T query tokens, N key tokens, d hidden size, H heads, P head size.
 """
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
@@ -13,8 +12,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from moeut.model.cache import CacheSlot
 from moeut.model.initialise import InitialWeights, Linear
-from moeut.model.rope import Phases, rotate
+from moeut.model.rope import rotate
 from moeut.model.routing import Selection
+from moeut.model.surroundings import Inputs, Surroundings
 from moeut.settings import STRICT, PositiveFloat, PositiveInt, Probability
 
 
@@ -37,52 +37,18 @@ class DenseAttentionConfig:
     attention_dropout: Probability = 0.0
 
 
-class Surroundings(NamedTuple):
-    """What every layer of one forward pass shares.
+def remember(key: Tensor, value: Tensor, around: Surroundings, slot: CacheSlot | None) -> tuple[Tensor, Tensor]:
+    """Rotate the keys, put both into the cache: key, value [B, T, H, P] → all there are [B, H, N, P].
 
-    phases: rotation angles of the query tokens. mask: [B or 1, 1, T, N], True (or 0.0) where a query may look at a key,
-    or None. is_causal: a plain causal triangle, T = N, and no mask. token_mask: [B, T], True at real tokens, or None.
-    with_usage: whether routers add up softmax(scores) for the balance term.
+    Rotated keys are what a cache holds, so nothing is rotated twice.
     """
-
-    phases: Phases
-    mask: Tensor | None
-    is_causal: bool
-    token_mask: Tensor | None
-    with_usage: bool
+    key, value = rotate(key.transpose(1, 2), around.phases), value.transpose(1, 2)
+    return (key, value) if slot is None else slot.extend(key, value)
 
 
-def visibility(padding_mask: Tensor | None, num_queries: int, num_keys: int, *, causal: bool, device: torch.device):
-    """Which query may look at which key: (mask or None, is_causal), made only when a plain triangle does not say it.
-
-    The last of num_queries queries stands at the last of num_keys keys. padding_mask: [B, num_keys], True at real
-    tokens. A query that may look at nothing (padding on the left) looks at everything instead: its result is used by
-    nobody, and a softmax over nothing would be NaN.
-    """
-    if padding_mask is None and (not causal or num_queries == 1):
-        return None, False
-    if padding_mask is None and num_queries == num_keys:
-        return None, True
-    mask = torch.ones(1, 1, num_queries, num_keys, dtype=torch.bool, device=device)
-    if causal:
-        mask = mask.tril(num_keys - num_queries)
-    if padding_mask is not None:
-        mask = mask & padding_mask[:, None, None, :]
-        mask = mask | ~mask.any(dim=-1, keepdim=True)
-    return mask, False
-
-
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, around: Surroundings, slot: CacheSlot | None, dropout: float
-) -> Tensor:
-    """softmax(rope(q) rope(k)ᵀ / √P + mask) v for query, key, value [B, T, H·P or H, P] → [B, T, H, P].
-
-    Rotated keys and values are what a cache holds, so nothing is rotated twice.
-    """
-    query, key = rotate(query.transpose(1, 2), around.phases), rotate(key.transpose(1, 2), around.phases)
-    value = value.transpose(1, 2)
-    if slot is not None:
-        key, value = slot.extend(key, value)
+def attend(query: Tensor, key: Tensor, value: Tensor, around: Surroundings, dropout: float) -> Tensor:
+    """softmax(rope(q) rope(k)ᵀ / √P + mask) v for query [B, T, H, P] and what `remember` returned → [B, T, H, P]."""
+    query = rotate(query.transpose(1, 2), around.phases)
     context = scaled_dot_product_attention(
         query, key, value, attn_mask=around.mask, dropout_p=dropout, is_causal=around.is_causal
     )
@@ -108,15 +74,25 @@ class DenseAttention(nn.Module):
             self.gate_proj = Linear(hidden_size, config.num_attention_heads, initial.router(hidden_size))
 
     def forward(
-        self, scored: Tensor, projected: Tensor, around: Surroundings, slot: CacheSlot | None
+        self, queries: Inputs, sources: Inputs, around: Surroundings, slot: CacheSlot | None
     ) -> tuple[Tensor, dict[str, Selection]]:
-        """scored, projected: [B, T, d] → the update [B, T, d]; there is no selection to report."""
-        heads = (self.config.num_attention_heads, self.config.head_dim)
-        query = self.q_proj(scored).unflatten(-1, heads)
-        key = self.k_proj(scored).unflatten(-1, heads)
-        value = self.v_proj(projected).unflatten(-1, heads)
-        dropout = self.config.attention_dropout if self.training else 0.0
-        context = attend(query, key, value, around, slot, dropout)
+        """queries, and sources of keys and values: [B, T, d] → the update [B, T, d]; there is no selection to report.
+
+        Without halting, sources are queries.
+        """
+        query = self._heads(self.q_proj(queries.scored))
+        key, value, selections = self.remember(sources, around, slot)
+        context = attend(query, key, value, around, self.config.attention_dropout if self.training else 0.0)
         if self.config.output_gate:
-            context = context * self.gate_proj(scored).sigmoid().unsqueeze(-1)
-        return self.o_proj(context.flatten(2)), {}
+            context = context * self.gate_proj(queries.scored).sigmoid().unsqueeze(-1)
+        return self.o_proj(context.flatten(2)), selections
+
+    def remember(
+        self, sources: Inputs, around: Surroundings, slot: CacheSlot | None
+    ) -> tuple[Tensor, Tensor, dict[str, Selection]]:
+        """Keys and values [B, H, N, P] of all tokens so far, these ones put into the cache."""
+        key, value = self._heads(self.k_proj(sources.scored)), self._heads(self.v_proj(sources.projected))
+        return *remember(key, value, around, slot), {}
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.config.num_attention_heads, self.config.head_dim))

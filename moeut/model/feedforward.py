@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from moeut.model.initialise import InitialWeights, Linear, zeros
 from moeut.model.routing import Selection
+from moeut.model.surroundings import Inputs, Tokens
 from moeut.settings import STRICT, PositiveInt
 
 
@@ -30,8 +31,6 @@ class MLP(nn.Module):
         self.up_proj = Linear(hidden_size, width, initial.dense(hidden_size), bias=zeros)
         self.down_proj = Linear(width, hidden_size, initial.dense(width), bias=zeros)
 
-    def forward(
-        self, scored: Tensor, projected: Tensor, token_mask: Tensor | None, *, with_usage: bool
-    ) -> tuple[Tensor, dict[str, Selection]]:
-        """projected: [B, T, d] → [B, T, d]; there is no selection to report."""
-        return self.down_proj(self.up_proj(projected).relu()), {}
+    def forward(self, inputs: Inputs, tokens: Tokens) -> tuple[Tensor, dict[str, Selection]]:
+        """inputs: [B, T, d] → [B, T, d]; there is no selection to report."""
+        return self.down_proj(self.up_proj(inputs.projected).relu()), {}

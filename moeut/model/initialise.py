@@ -14,6 +14,11 @@ S expert size, α = sqrt(2 / L) in pre- and peri-layernorm models, 1 in post-lay
 | σ-MoE up; down                   | normal, std α/sqrt(d); α/sqrt(E·S)                                            |
 | routers                          | normal, std α/sqrt(d); `release`: the same with rows of equal length          |
 | linear maps of dense parts       | normal cut at ±2 std, rescaled to std α/sqrt(fan-in) exactly; biases 0        |
+| biases of σ-MoE and its routers  | 0                                                                             |
+| SUT keys and values              | uniform between ±sqrt(3/(d + H·P))                                            |
+| SUT experts; their biases        | uniform between ±1/fan-in; ±1/sqrt(fan-out)                                   |
+| SUT routers, halting             | uniform between ±1/sqrt(fan-in), biases too                                   |
+| relative positions, halting gate | 0                                                                             |
 """
 
 import math
@@ -79,7 +84,7 @@ class TruncatedNormal:
 
 
 def zeros(parameter: Tensor) -> None:
-    """All zeros: the biases of dense parts."""
+    """All zeros."""
     nn.init.zeros_(parameter)
 
 
@@ -105,6 +110,11 @@ class InitialWeights:
     def dense(self, fan_in: int) -> Distribution:
         """Linear maps of dense attention and of the dense MLP: std exactly α/sqrt(fan_in)."""
         return TruncatedNormal(self.alpha / math.sqrt(fan_in))
+
+
+def linear_default(fan_in: int) -> Distribution:
+    """What torch fills a linear map and its bias with: uniform between ±1/sqrt(fan_in)."""
+    return Uniform(1 / math.sqrt(fan_in))
 
 
 class Linear(nn.Linear):

@@ -15,7 +15,7 @@ from moeut.model.cache import Cache
 from moeut.model.initialise import Embedding, Linear, Uniform
 from moeut.model.routing import Selection
 from moeut.model.stack import MoEUT, StackConfig
-from moeut.settings import IGNORED_TARGET, STRICT, PositiveInt
+from moeut.settings import IGNORED_TARGET, STRICT, PositiveFloat, PositiveInt
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -23,19 +23,30 @@ class ModelConfig(StackConfig):
     """A language model: a stack, and a vocabulary of `vocab_size` tokens around it.
 
     tie_word_embeddings: the head uses the embedding's vectors instead of its own (the paper does not tie them). The
-    head has a bias either way.
+    head has a bias either way. What stands between embedding, stack and head depends on the norm placement unless it
+    is said: embedding_scale: factor of the embedding (√hidden_size in post-layernorm models, otherwise 1);
+    embedding_norm: a layer norm without parameters after that (in post-layernorm models); final_norm: a layer norm
+    before the head (in all others).
     """
 
     vocab_size: PositiveInt
     tie_word_embeddings: bool = False
+    embedding_scale: PositiveFloat | None = None
+    embedding_norm: bool | None = None
+    final_norm: bool | None = None
+
+    @property
+    def has_final_norm(self) -> bool:
+        """Whether a layer norm stands before the head."""
+        return self.norm != "post" if self.final_norm is None else self.final_norm
 
 
 class ModelOutput(NamedTuple):
     """What a language model computed; what was not asked for is None.
 
-    logits: [B, T, V]. loss = cross_entropy + regulariser; cross_entropy: nats a scored token; regulariser: the balance
-    term, zero in evaluation; all three 0-dimensional. cache: the one given, extended. routing and hidden_states: see
-    `moeut.model.stack.StackOutput`.
+    logits: [B, T, V]. loss = cross_entropy + regulariser; cross_entropy: nats a scored token; regulariser: balance
+    terms and expected depth, zero in evaluation; all three 0-dimensional. cache: the one given, extended. routing,
+    hidden_states and expected_layers: see `moeut.model.stack.StackOutput`.
     """
 
     logits: Tensor
@@ -45,12 +56,14 @@ class ModelOutput(NamedTuple):
     cache: Cache | None = None
     routing: tuple[dict[str, Selection], ...] | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    expected_layers: Tensor | None = None
 
 
 class LanguageModel(nn.Module):
     """logits = head(norm(stack(embedding(tokens)))).
 
-    Post-layernorm models scale the embedding by √d, normalise it without parameters, and have no norm before the head.
+    Post-layernorm models scale the embedding by √d, normalise it without parameters, and have no norm before the head,
+    if the configuration does not say otherwise.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -58,8 +71,8 @@ class LanguageModel(nn.Module):
         self.config = config
         self.embedding = Embedding(config.vocab_size, config.hidden_size)
         self.stack = MoEUT(config)
-        post = config.norm == "post"
-        self.norm = nn.Identity() if post else nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        eps = config.layer_norm_eps
+        self.norm = nn.LayerNorm(config.hidden_size, eps=eps) if config.has_final_norm else nn.Identity()
         bound = Uniform(1 / math.sqrt(config.hidden_size))
         weight = self.embedding.initial["weight"] if config.tie_word_embeddings else bound
         self.lm_head = Linear(config.hidden_size, config.vocab_size, weight, bias=bound)
@@ -92,14 +105,20 @@ class LanguageModel(nn.Module):
         if targets is not None:
             entropy = mean_cross_entropy(logits, targets)
             loss = entropy + stack.regulariser
-        return ModelOutput(logits, loss, entropy, stack.regulariser, cache, stack.routing, stack.all_hidden_states)
+        return ModelOutput(
+            logits, loss, entropy, stack.regulariser, cache,
+            stack.routing, stack.all_hidden_states, stack.expected_layers,
+        )  # fmt: skip
 
     def _embed(self, input_ids: Tensor) -> Tensor:
-        vectors = self.embedding(input_ids)
-        if self.config.norm != "post":
-            return vectors
-        scaled = vectors * math.sqrt(self.config.hidden_size)
-        return layer_norm(scaled, scaled.shape[-1:], eps=self.config.layer_norm_eps)
+        config, vectors = self.config, self.embedding(input_ids)
+        post = config.norm == "post"
+        scale = config.embedding_scale or (math.sqrt(config.hidden_size) if post else 1.0)
+        if scale != 1:
+            vectors = vectors * scale
+        if post if config.embedding_norm is None else config.embedding_norm:
+            vectors = layer_norm(vectors, vectors.shape[-1:], eps=config.layer_norm_eps)
+        return vectors
 
 
 def mean_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

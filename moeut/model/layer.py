@@ -10,36 +10,43 @@ from typing import Literal, NamedTuple
 from torch import Tensor, nn
 
 from moeut.experts import ExpertBackend
-from moeut.model.attention import DenseAttention, DenseAttentionConfig, Surroundings
+from moeut.model.attention import DenseAttention, DenseAttentionConfig
+from moeut.model.attention_experts import AttentionExperts, AttentionExpertsConfig
 from moeut.model.cache import CacheSlot
 from moeut.model.feedforward import MLP, MLPConfig
 from moeut.model.initialise import InitialWeights
 from moeut.model.routing import Selection
 from moeut.model.sigma_moe import SigmaMoE, SigmaMoEConfig
+from moeut.model.softmax_moe import SoftmaxMoE, SoftmaxMoEConfig
+from moeut.model.surroundings import Inputs, Surroundings
 from moeut.model.switchhead import SwitchHeadAttention, SwitchHeadConfig
 
 NormName = Literal["peri", "pre", "post"]
 Norm = Callable[[Tensor], Tensor]
+AttentionConfig = DenseAttentionConfig | SwitchHeadConfig | AttentionExpertsConfig
+FeedForwardConfig = MLPConfig | SigmaMoEConfig | SoftmaxMoEConfig
+Attention = DenseAttention | SwitchHeadAttention | AttentionExperts
+FeedForward = MLP | SigmaMoE | SoftmaxMoE
 
 
 class NormPlacement(NamedTuple):
-    """inputs: (norm, x) → (what is scored, what is projected); residual: (norm, x, update) → the stream afterwards."""
+    """inputs: (norm, x) → what a part reads; residual: (norm, x, update) → the stream afterwards."""
 
-    inputs: Callable[[Norm, Tensor], tuple[Tensor, Tensor]]
+    inputs: Callable[[Norm, Tensor], Inputs]
     residual: Callable[[Norm, Tensor, Tensor], Tensor]
 
 
-def _scored_alone(norm: Norm, x: Tensor) -> tuple[Tensor, Tensor]:
-    return norm(x), x
+def _scored_alone(norm: Norm, x: Tensor) -> Inputs:
+    return Inputs(norm(x), x)
 
 
-def _both(norm: Norm, x: Tensor) -> tuple[Tensor, Tensor]:
+def _both(norm: Norm, x: Tensor) -> Inputs:
     normalised = norm(x)
-    return normalised, normalised
+    return Inputs(normalised, normalised)
 
 
-def _neither(norm: Norm, x: Tensor) -> tuple[Tensor, Tensor]:
-    return x, x
+def _neither(norm: Norm, x: Tensor) -> Inputs:
+    return Inputs(x, x)
 
 
 def _add(norm: Norm, x: Tensor, update: Tensor) -> Tensor:
@@ -68,7 +75,7 @@ class Layer(nn.Module):
     """
 
     def __init__(
-        self, attention: nn.Module, feed_forward: nn.Module, hidden_size: int, *,
+        self, attention: Attention, feed_forward: FeedForward, hidden_size: int, *,
         norm: NormName, layer_norm_eps: float, hidden_dropout: float,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -79,34 +86,47 @@ class Layer(nn.Module):
         self.feed_forward = feed_forward
         self.dropout = nn.Dropout(hidden_dropout)
 
-    def forward(self, x: Tensor, around: Surroundings, slot: CacheSlot | None) -> tuple[Tensor, dict[str, Selection]]:
-        """x: [B, T, d] → the stream after this layer, and what its routers selected, by the router's name."""
-        scored, projected = self.placement.inputs(self.attention_norm, x)
-        update, selections = self.attention(scored, projected, around, slot)
+    def forward(
+        self, x: Tensor, around: Surroundings, slot: CacheSlot | None, source: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Selection]]:
+        """x: [B, T, d] → the stream after this layer, and what its routers selected, by the router's name.
+
+        source: [B, T, d], the stream that keys and values are made of, where it is another (halting).
+        """
+        queries = self.placement.inputs(self.attention_norm, x)
+        sources = queries if source is None else self.placement.inputs(self.attention_norm, source)
+        update, selections = self.attention(queries, sources, around, slot)
         x = self.placement.residual(self.attention_norm, x, self.dropout(update))
-        scored, projected = self.placement.inputs(self.feed_forward_norm, x)
-        update, more = self.feed_forward(scored, projected, around.token_mask, with_usage=around.with_usage)
+        update, more = self.feed_forward(self.placement.inputs(self.feed_forward_norm, x), around.tokens)
         x = self.placement.residual(self.feed_forward_norm, x, self.dropout(update))
         return x, selections | more
 
+    def remember(self, source: Tensor, around: Surroundings, slot: CacheSlot) -> None:
+        """Put the keys and values of tokens into the cache, and compute nothing else for them. source: [B, T, d]."""
+        self.attention.remember(self.placement.inputs(self.attention_norm, source), around, slot)
+
 
 def build_attention(
-    config: DenseAttentionConfig | SwitchHeadConfig, hidden_size: int, initial: InitialWeights, backend: ExpertBackend
-) -> DenseAttention | SwitchHeadAttention:
+    config: AttentionConfig, hidden_size: int, initial: InitialWeights, backend: ExpertBackend
+) -> Attention:
     """The attention that a configuration describes."""
     match config:
         case DenseAttentionConfig():
             return DenseAttention(config, hidden_size, initial)
         case SwitchHeadConfig():
             return SwitchHeadAttention(config, hidden_size, initial, backend)
+        case AttentionExpertsConfig():
+            return AttentionExperts(config, hidden_size, backend)
 
 
 def build_feed_forward(
-    config: MLPConfig | SigmaMoEConfig, hidden_size: int, initial: InitialWeights, backend: ExpertBackend
-) -> MLP | SigmaMoE:
+    config: FeedForwardConfig, hidden_size: int, initial: InitialWeights, backend: ExpertBackend
+) -> FeedForward:
     """The feed-forward part that a configuration describes."""
     match config:
         case MLPConfig():
             return MLP(config, hidden_size, initial)
         case SigmaMoEConfig():
             return SigmaMoE(config, hidden_size, initial, backend)
+        case SoftmaxMoEConfig():
+            return SoftmaxMoE(config, hidden_size, backend)

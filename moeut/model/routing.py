@@ -4,100 +4,191 @@ Paper sections 2.1 to 2.3. Letters: B batch, T tokens, G groups of experts (head
 in a group, K selected in each group, d hidden size.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from moeut.experts import Routes
-from moeut.model.initialise import Distribution, initialise
+from moeut.model.initialise import Distribution, initialise, zeros
+from moeut.model.surroundings import Tokens, token_weights
+from moeut.settings import STRICT, NonNegativeFloat, PositiveInt, Probability, refuse
+
+GateName = Literal["sigmoid", "softmax", "softmax_of_selected"]
+BalanceScope = Literal["sequence", "batch", "application"]
+StatisticsT = TypeVar("StatisticsT", bound=NamedTuple)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class RouterConfig:
+    """What every part with σ-MoE's routers says of them.
+
+    gate: a selected expert's weight is the `sigmoid` of its score, its share in a `softmax` over all scores, or its
+    share in a `softmax_of_selected` scores. router_bias: add a learned number to each score. expert_dropout: rate at
+    which an expert is hidden from a token's choice in training.
+
+    router_aux_loss_coef: weight of the balance term; balance_scope: what use is averaged over before its entropy is
+    taken: a `sequence` and all repeats of the layer (MoEUT), the whole `batch` and all repeats (the original σ-MoE; see
+    docs/variants.md), or a sequence in each `application` of the layer, whose terms are averaged.
+    """
+
+    kind: str
+    num_experts: PositiveInt
+    num_experts_per_tok: PositiveInt
+    router_aux_loss_coef: NonNegativeFloat = 0.0
+    balance_scope: BalanceScope = "sequence"
+    gate: GateName = "sigmoid"
+    router_bias: bool = False
+    expert_dropout: Probability = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse to select more experts than there are."""
+        refuse([too_many(self.num_experts_per_tok, self.num_experts)])
+
+
+def too_many(selected: int, experts: int) -> tuple[bool, str]:
+    """Whether more experts are to be selected than there are, and what to say then (`moeut.settings.refuse`)."""
+    return selected > experts, f"num_experts_per_tok: {selected} experts cannot be chosen from {experts}"
+
+
+class Usage(NamedTuple):
+    """How the experts were used, a sum over tokens that may be added over applications of a layer.
+
+    probability: [B, G, E] sum of softmax(scores) over a sequence's tokens. tokens: [B] number of terms in it.
+    """
+
+    probability: Tensor
+    tokens: Tensor
 
 
 class Selection(NamedTuple):
     """What one router decided for every token.
 
-    experts: [B, T, G, K] numbers within the group; E where expert dropout left fewer than K to choose from.
-    gates: [B, T, G, K] sigmoid of the raw score, in the dtype of the layer's input.
-    usage: [B, G, E] sum over the sequence's real tokens of softmax(scores), or None where nobody asked.
+    experts: [B, T, G, K] numbers within the group; E for nobody, where expert dropout left fewer than K to choose from
+    or the token has halted. gates: [B, T, G, K] weights of the experts' results, in the dtype of the layer's input.
+    statistics: what the router's regulariser asks of this application of the layer; None outside training and where
+    its coefficients are 0. All fields of it may be added.
     """
 
     experts: Tensor
     gates: Tensor
-    usage: Tensor | None
+    statistics: Any
 
 
 class Router(nn.Module):
-    """σ-MoE's router: s = x Wᵀ; S = top-K of s in each group; gate p_e = σ(s_e) for e in S, not renormalised.
+    """σ-MoE's router: s = x Wᵀ (+ b); S = top-K of s in each group; gate p_e = σ(s_e) for e in S, not renormalised.
 
-    weight: [G·E, d]. Scores are computed in at least float32 with autocast off, and the K best are chosen on the raw
-    scores: sigmoids in bfloat16 saturate and tie. Differs from the official release in that, and in expert dropout,
-    which hides experts from the choice only: gates come from the unmasked scores, and when fewer than K experts survive
-    only these are used. Equations 2 and 3 (feed-forward), 7 to 10 (attention).
+    weight: [G·E, d]; bias: [G·E]. Scores are computed in at least float32 with autocast off, and the K best are chosen
+    on the raw scores: sigmoids in bfloat16 saturate and tie. Differs from the official release in that, and in expert
+    dropout, which hides experts from the choice only: gates come from the unmasked scores, and when fewer than K
+    experts survive only these are used. Equations 2 and 3 (feed-forward), 7 to 10 (attention).
+
+    name: under which a layer reports what this router selected.
     """
 
     def __init__(
-        self,
-        hidden_size: int,
-        num_groups: int,
-        num_experts: int,
-        num_experts_per_tok: int,
-        *,
-        expert_dropout: float,
-        weight: Distribution,
+        self, name: str, config: RouterConfig, hidden_size: int, num_groups: int, weight: Distribution
     ) -> None:
         super().__init__()
+        self.name = name
+        self.config = config
         self.num_groups = num_groups
-        self.num_experts = num_experts
-        self.num_experts_per_tok = num_experts_per_tok
-        self.expert_dropout = expert_dropout
-        self.initial = {"weight": weight}
-        self.weight = nn.Parameter(torch.empty(num_groups * num_experts, hidden_size))
+        self.initial = {"weight": weight, "bias": zeros}
+        self.weight = nn.Parameter(torch.empty(num_groups * config.num_experts, hidden_size))
+        self.bias = nn.Parameter(torch.empty(num_groups * config.num_experts)) if config.router_bias else None
         initialise(self)
 
-    def forward(self, x: Tensor, token_mask: Tensor | None, *, with_usage: bool) -> tuple[Selection, Routes]:
-        """Select for x [B, T, d]; token_mask [B, T] is True at real tokens (None: all), which alone count as usage.
+    def forward(self, x: Tensor, tokens: Tokens) -> tuple[Selection, Routes]:
+        """Select for x [B, T, d]; only real tokens count as usage, and halted ones go to nobody.
 
         The routes are the same selection, sorted for the expert products; expert e of group g has number g·E + e.
         """
+        config, nobody = self.config, self.num_groups * self.config.num_experts
         scores = self.scores(x)
         choosable = scores
-        if self.training and self.expert_dropout > 0:
-            choosable = scores.masked_fill(torch.rand_like(scores) < self.expert_dropout, -torch.inf)
-        best, experts = choosable.detach().topk(self.num_experts_per_tok, dim=-1)
-        gates = scores.gather(-1, experts).sigmoid().to(x.dtype)
-        first_of_group = torch.arange(self.num_groups, device=x.device).unsqueeze(-1) * self.num_experts
+        dropping = self.training and config.expert_dropout > 0
+        if dropping:
+            choosable = scores.masked_fill(torch.rand_like(scores) < config.expert_dropout, -torch.inf)
+        best, experts = choosable.detach().topk(config.num_experts_per_tok, dim=-1)
+        gates = gate_function(config.gate)(scores, experts).to(x.dtype)
+        first_of_group = torch.arange(self.num_groups, device=x.device).unsqueeze(-1) * config.num_experts
         numbers = experts + first_of_group
-        if self.training and self.expert_dropout > 0:
-            survived = best > -torch.inf
-            experts = experts.where(survived, self.num_experts)
-            numbers = numbers.where(survived, self.num_groups * self.num_experts)
-        usage = usage_sum(scores, token_mask) if with_usage else None
-        return Selection(experts, gates, usage), Routes.sort(numbers, self.num_groups * self.num_experts)
+        if dropping:
+            experts, numbers = unless(best == -torch.inf, experts, numbers, config.num_experts, nobody)
+        if tokens.survival is not None:
+            halted = (tokens.survival == 0)[:, :, None, None]
+            experts, numbers = unless(halted, experts, numbers, config.num_experts, nobody)
+        usage = None
+        if self.training and config.router_aux_loss_coef > 0:
+            usage = usage_sum(scores, token_weights(tokens))
+        return Selection(experts, gates, usage), Routes.sort(numbers, nobody)
 
     def scores(self, x: Tensor) -> Tensor:
         """Raw scores [B, T, G, E], at least float32."""
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        with torch.autocast(x.device.type, enabled=False):
-            flat = nn.functional.linear(x.to(dtype), self.weight.to(dtype))
-        return flat.unflatten(-1, (self.num_groups, self.num_experts))
+        return wide_linear(x, self.weight, self.bias).unflatten(-1, (self.num_groups, self.config.num_experts))
+
+    def regulariser(self, applications: Sequence[Usage]) -> Tensor:
+        """The coefficient times the balance term, of what all applications of the layer in one pass reported."""
+        match self.config.balance_scope:
+            case "sequence":
+                terms = [total(applications)]
+            case "batch":
+                terms = [Usage(*(field.sum(dim=0, keepdim=True) for field in total(applications)))]
+            case "application":
+                terms = applications
+        return self.config.router_aux_loss_coef * torch.stack([balance_loss(*usage) for usage in terms]).mean()
 
 
-def usage_sum(scores: Tensor, token_mask: Tensor | None) -> Tensor:
-    """Σ_t softmax_e(scores_te) over the real tokens: [B, T, G, E] → [B, G, E]."""
+def wide_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x Wᵀ + b in at least float32, with autocast off: what scores and probabilities are made of."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    with torch.autocast(x.device.type, enabled=False):
+        return nn.functional.linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+
+
+def unless(
+    nobody: Tensor, experts: Tensor, numbers: Tensor, expert_of_nobody: int, number_of_nobody: int
+) -> tuple[Tensor, Tensor]:
+    """Experts and their numbers over all groups [B, T, G, K], nobody's where `nobody` is true."""
+    return experts.masked_fill(nobody, expert_of_nobody), numbers.masked_fill(nobody, number_of_nobody)
+
+
+def gate_function(name: GateName) -> Callable[[Tensor, Tensor], Tensor]:
+    """(scores [B, T, G, E], experts [B, T, G, K]) → gates [B, T, G, K]; names as in `RouterConfig`."""
+    match name:
+        case "sigmoid":
+            return lambda scores, experts: scores.gather(-1, experts).sigmoid()
+        case "softmax":
+            return lambda scores, experts: scores.softmax(dim=-1).gather(-1, experts)
+        case "softmax_of_selected":
+            return lambda scores, experts: scores.gather(-1, experts).softmax(dim=-1)
+
+
+def total(applications: Sequence[StatisticsT]) -> StatisticsT:
+    """The statistics of several applications of a layer, added field by field."""
+    sums = (torch.stack(field).sum(dim=0) for field in zip(*applications, strict=True))
+    return type(applications[0])._make(sums)
+
+
+def usage_sum(scores: Tensor, weights: Tensor | None) -> Usage:
+    """Σ_t w_t softmax_e(scores_te) [B, G, E] and Σ_t w_t [B] for scores [B, T, G, E], weights [B, T] (None: ones)."""
     probabilities = scores.softmax(dim=-1)
-    if token_mask is not None:
-        probabilities = probabilities * token_mask[:, :, None, None]
-    return probabilities.sum(dim=1)
+    if weights is None:
+        count = torch.full(scores.shape[:1], scores.shape[1], device=scores.device)
+        return Usage(probabilities.sum(dim=1), count)
+    return Usage((probabilities * weights[:, :, None, None]).sum(dim=1), weights.sum(dim=1))
 
 
-def balance_loss(usage: Tensor, count: Tensor) -> Tensor:
+def balance_loss(probability: Tensor, count: Tensor) -> Tensor:
     """The entropy term of one shared layer: mean over sequences and groups of Σ_e P_e ln P_e, between −ln E and 0.
 
-    usage: [B, G, E] sum of softmax(scores) over a sequence's tokens and over the layer's repeats; count: [B] number of
-    terms in that sum, so P = usage / count. Sequences without a single real token are left out. Paper section 2.2,
-    equation 5 (the average is inside a sequence, unlike the original σ-MoE's over the batch).
+    probability: [B, G, E] sum of softmax(scores) over a sequence's tokens and over the layer's repeats; count: [B]
+    number of terms in that sum, so P = probability / count. Sequences without a single real token are left out. Paper
+    section 2.2, equation 5 (the average is inside a sequence, unlike the original σ-MoE's over the batch).
     """
-    mean = usage / count.clamp(min=1)[:, None, None]
+    mean = probability / count.where(count > 0, 1)[:, None, None]
     # Clamped inside the logarithm: the slope of x ln x at 0 is infinite, and infinity times a mask of 0 is NaN.
     logarithm = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
     negative_entropy = (mean * logarithm).sum(dim=-1).mean(dim=-1)

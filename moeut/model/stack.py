@@ -1,11 +1,11 @@
-"""Which layer runs at which depth? A group of different layers, repeated; the balance term collected over the repeats.
+"""Which layer runs at which depth? A group of different layers, repeated, and what their routers and halting cost.
 
 Paper section 2 and 2.4 (layer grouping). Letters: B batch, T tokens, N cached and new tokens, d hidden size, G layers
 in a group, R repeats, L = G·R executed layers.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Literal, NamedTuple
+from dataclasses import replace
+from typing import Annotated, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from moeut.experts import ExpertBackend
-from moeut.model.attention import DenseAttentionConfig, Surroundings, visibility
+from moeut.model.attention_experts import AttentionExpertsConfig
 from moeut.model.cache import Cache, CacheSlot
-from moeut.model.feedforward import MLPConfig
+from moeut.model.halting import ActConfig, HaltingGate, act_loss, advance, begin, decide
 from moeut.model.initialise import InitialWeights, Scheme
-from moeut.model.layer import Layer, NormName, build_attention, build_feed_forward
-from moeut.model.rope import num_rotated_channels, rotary_phases
-from moeut.model.routing import Selection, balance_loss
-from moeut.model.sigma_moe import SigmaMoEConfig
-from moeut.model.switchhead import SwitchHeadConfig
+from moeut.model.layer import AttentionConfig, FeedForwardConfig, Layer, NormName, build_attention, build_feed_forward
+from moeut.model.rope import Phases, num_rotated_channels, rotary_phases
+from moeut.model.routing import Router, Selection
+from moeut.model.softmax_routing import SoftmaxRouter
+from moeut.model.surroundings import Surroundings, Tokens, visibility
 from moeut.settings import STRICT, PositiveFloat, PositiveInt, Probability, refuse
 
 
@@ -32,7 +32,8 @@ class StackConfig:
 
     num_hidden_layers: executed depth L. group_size: G layers with weights of their own; L / G times each is repeated
     (G = L: nothing is shared). layer_order: `abab` runs the whole group again and again, `aabb` repeats each layer
-    before the next. expert_backend: which code multiplies rows with experts; `auto` chooses by device.
+    before the next. halting: let each token stop at a depth of its own. expert_backend: which code multiplies rows with
+    experts; `auto` chooses by device.
     """
 
     hidden_size: PositiveInt
@@ -40,8 +41,9 @@ class StackConfig:
     group_size: PositiveInt
     layer_order: Literal["abab", "aabb"] = "abab"
     norm: NormName = "peri"
-    attention: Annotated[DenseAttentionConfig | SwitchHeadConfig, Field(discriminator="kind")]
-    feed_forward: Annotated[MLPConfig | SigmaMoEConfig, Field(discriminator="kind")]
+    attention: Annotated[AttentionConfig, Field(discriminator="kind")]
+    feed_forward: Annotated[FeedForwardConfig, Field(discriminator="kind")]
+    halting: ActConfig | None = None
     layer_norm_eps: PositiveFloat = 1e-5
     hidden_dropout: Probability = 0.0
     initialisation: Scheme = "paper"
@@ -71,19 +73,33 @@ class StackConfig:
             return [depth % self.group_size for depth in range(self.num_hidden_layers)]
         return [depth // self.num_repeats for depth in range(self.num_hidden_layers)]
 
+    def with_repeats(self, num_repeats: int) -> Self:
+        """The same layers run another number of times: the weights of a model of this configuration fit that one's."""
+        return replace(self, num_hidden_layers=num_repeats * self.group_size)
+
 
 class StackOutput(NamedTuple):
     """What a stack computed.
 
-    hidden_states: [B, T, d]. regulariser: 0-dimensional; zero unless training with a balance coefficient. routing: for
-    each executed layer what its routers selected, by name, or None where nobody asked. all_hidden_states: the stream
-    before the first and after each executed layer, or None.
+    hidden_states: [B, T, d]. regulariser: 0-dimensional; balance terms and expected depth, weighted; zero outside
+    training. routing: for each executed layer what its routers selected, by name, or None where nobody asked.
+    all_hidden_states: the stream before the first and after each executed layer, or None. expected_layers: [B, T], how
+    many layers each token takes, with halting (up to the share of it that halting neglects), otherwise None.
     """
 
     hidden_states: Tensor
     regulariser: Tensor
     routing: tuple[dict[str, Selection], ...] | None
     all_hidden_states: tuple[Tensor, ...] | None
+    expected_layers: Tensor | None
+
+
+class _Passage(NamedTuple):
+    """A way through the layers: the stream before and after each, what was selected in each, expected depths after."""
+
+    streams: list[Tensor]
+    selections: list[dict[str, Selection]]
+    expected_depths: list[Tensor]
 
 
 class MoEUT(nn.Module):
@@ -109,6 +125,8 @@ class MoEUT(nn.Module):
             )
             for _ in range(config.group_size)
         )
+        if config.halting is not None:
+            self.halting_gates = nn.ModuleList(HaltingGate(config.hidden_size) for _ in range(config.group_size))
 
     def forward(
         self,
@@ -129,29 +147,83 @@ class MoEUT(nn.Module):
         """
         past = 0 if cache is None else int(cache.get_seq_length())
         around = self._surroundings(x, attention_mask, past, causal, position_ids)
-        streams = [x]
-        selections: list[dict[str, Selection]] = []
-        for depth, index in enumerate(self.config.schedule):
-            slot = None if cache is None else CacheSlot(cache, depth)
-            layer = self.layers[index]
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                x, selected = checkpoint(layer, x, around, slot, use_reentrant=False)  # pyright: ignore[reportGeneralTypeIssues]
-            else:
-                x, selected = layer(x, around, slot)
-            selections.append(selected)
-            streams.append(x)
+        if self.config.halting is None:
+            passage = self._straight(x, around, cache)
+        else:
+            may_leave_early = not (self.training or return_routing)
+            passage = self._halting(x, around, cache, self.config.halting, may_leave_early=may_leave_early)
         return StackOutput(
-            x,
-            self._regulariser(selections, x, around.token_mask) if around.with_usage else x.new_zeros(()),
-            tuple(selections) if return_routing else None,
-            tuple(streams) if return_hidden_states else None,
+            passage.streams[-1],
+            self._regulariser(passage, around.tokens) if self.training else x.new_zeros(()),
+            tuple(passage.selections) if return_routing else None,
+            tuple(passage.streams) if return_hidden_states else None,
+            passage.expected_depths[-1] + 1 if passage.expected_depths else None,
         )
+
+    def _straight(self, x: Tensor, around: Surroundings, cache: Cache | None) -> _Passage:
+        """Every token through every layer."""
+        streams, selections = [x], []
+        for depth in range(self.config.num_hidden_layers):
+            x, selected = self._layer(depth, x, around, cache)
+            streams.append(x)
+            selections.append(selected)
+        return _Passage(streams, selections, [])
+
+    def _halting(
+        self, x: Tensor, around: Surroundings, cache: Cache | None, halting: ActConfig, *, may_leave_early: bool
+    ) -> _Passage:
+        """Every token until it halts (`moeut.model.halting`); the streams are the results handed on."""
+        streams, selections, depths = [x], [], []
+        now = begin(x)
+        for depth, index in enumerate(self.config.schedule):
+            if depth > 0:
+                gate = self.halting_gates[index]
+                assert isinstance(gate, HaltingGate)
+                now = decide(now, gate, depth, halting)
+                if may_leave_early and self._nobody_goes_on(now.survival, around.tokens.real):
+                    streams += self._remember_the_rest(depth, now.result, around, cache)
+                    break
+            tokens = around.tokens._replace(survival=now.survival)
+            x, selected = self._layer(depth, now.state, around._replace(tokens=tokens), cache, now.result)
+            now = advance(now, x, depth, halting)
+            streams.append(now.result)
+            selections.append(selected)
+            depths.append(now.expected)
+        return _Passage(streams, selections, depths)
+
+    def _layer(
+        self, depth: int, x: Tensor, around: Surroundings, cache: Cache | None, source: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Selection]]:
+        layer = self.layers[self.config.schedule[depth]]
+        slot = None if cache is None else CacheSlot(cache, depth)
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(layer, x, around, slot, source, use_reentrant=False)  # pyright: ignore[reportReturnType]
+        return layer(x, around, slot, source)
+
+    def _nobody_goes_on(self, survival: Tensor, real: Tensor | None) -> bool:
+        # Ranks must call their layers equally often: they gather each other's weights. And a compiled graph of the
+        # whole stack cannot depend on what is in a tensor.
+        if torch.compiler.is_compiling() or (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return False
+        return not (survival if real is None else survival * real).any().item()
+
+    def _remember_the_rest(
+        self, depth: int, result: Tensor, around: Surroundings, cache: Cache | None
+    ) -> list[Tensor]:
+        """The streams of the layers from `depth` on, when all tokens have halted; their cache slots are filled."""
+        deeper = range(depth, self.config.num_hidden_layers)
+        if cache is not None:
+            for depth in deeper:
+                layer = self.layers[self.config.schedule[depth]]
+                assert isinstance(layer, Layer)
+                layer.remember(result, around, CacheSlot(cache, depth))
+        return [result for _ in deeper]
 
     def _surroundings(
         self, x: Tensor, attention_mask: Tensor | None, past: int, causal: bool, position_ids: Tensor | None
     ) -> Surroundings:
         length = x.shape[1]
-        token_mask = None
+        real = None
         if attention_mask is not None and attention_mask.dim() == 4:
             mask, is_causal = attention_mask, False
         else:
@@ -162,38 +234,33 @@ class MoEUT(nn.Module):
                         f"got {tuple(attention_mask.shape)}"
                     )
                 attention_mask = attention_mask.bool()
-                token_mask = attention_mask[:, past:]
+                real = attention_mask[:, past:]
             mask, is_causal = visibility(attention_mask, length, past + length, causal=causal, device=x.device)
-        if position_ids is None:
-            position_ids = torch.arange(past, past + length, device=x.device).unsqueeze(0)
+        places = torch.arange(past, past + length, device=x.device)
+        phases = self._phases(places[None] if position_ids is None else position_ids, x.dtype)
+        return Surroundings(phases, places, mask, is_causal, Tokens(real))
+
+    def _phases(self, positions: Tensor, dtype: torch.dtype) -> Phases:
         attention = self.config.attention
+        if isinstance(attention, AttentionExpertsConfig):
+            return rotary_phases(positions, 0, 1.0, dtype)
         num_channels = num_rotated_channels(attention.head_dim, attention.partial_rotary_factor)
-        phases = rotary_phases(position_ids, num_channels, attention.rope_theta, x.dtype)
-        with_usage = self.training and any(self._balance_coefficients().values())
-        return Surroundings(phases, mask, is_causal, token_mask, with_usage)
+        return rotary_phases(positions, num_channels, attention.rope_theta, dtype)
 
-    def _balance_coefficients(self) -> Mapping[str, float]:
-        coefficients: dict[str, float] = {}
-        if isinstance(self.config.attention, SwitchHeadConfig):
-            coefficients["attention_value"] = self.config.attention.router_aux_loss_coef
-            coefficients["attention_output"] = self.config.attention.router_aux_loss_coef
-        if isinstance(self.config.feed_forward, SigmaMoEConfig):
-            coefficients["feed_forward"] = self.config.feed_forward.router_aux_loss_coef
-        return coefficients
-
-    def _regulariser(self, selections: list[dict[str, Selection]], x: Tensor, token_mask: Tensor | None) -> Tensor:
-        """Σ over layers and routers of coefficient · balance term, the average running over time and all repeats."""
-        if token_mask is None:
-            tokens = torch.full(x.shape[:1], x.shape[1], device=x.device)
-        else:
-            tokens = token_mask.sum(dim=-1)
-        usage: dict[tuple[int, str], Tensor] = {}
-        for index, selected in zip(self.config.schedule, selections, strict=True):
-            for name, selection in selected.items():
-                assert selection.usage is not None
-                key = (index, name)
-                usage[key] = usage[key] + selection.usage if key in usage else selection.usage
-        coefficients = self._balance_coefficients()
-        count = tokens * self.config.num_repeats
-        terms = [coefficients[name] * balance_loss(total, count) for (_, name), total in usage.items()]
-        return torch.stack(terms).sum()
+    def _regulariser(self, passage: _Passage, tokens: Tokens) -> Tensor:
+        """Σ over layers and routers of what each makes of all its applications, and the expected depth."""
+        terms: list[Tensor] = []
+        for index, layer in enumerate(self.layers):
+            selections = [
+                selected
+                for at_depth, selected in zip(self.config.schedule, passage.selections, strict=True)
+                if at_depth == index
+            ]
+            for router in layer.modules():
+                if isinstance(router, Router | SoftmaxRouter):
+                    applications = [selected[router.name].statistics for selected in selections]
+                    if None not in applications:
+                        terms.append(router.regulariser(applications))
+        if self.config.halting is not None:
+            terms.append(act_loss(passage.expected_depths, tokens.real, self.config.halting))
+        return torch.stack(terms).sum() if terms else passage.streams[-1].new_zeros(())

@@ -1,7 +1,7 @@
 """How does attention get experts? SwitchHead: each head's value and output projections are mixtures of experts.
 
-Paper section 2.3, equations 7 to 10. Letters: B batch, T tokens, d hidden size, H heads, P head size, A experts a head,
-K of them selected.
+Paper section 2.3, equations 7 to 10. Letters: B batch, T tokens, N key tokens, d hidden size, H heads, P head size, A
+experts a head, K of them selected.
 """
 
 from typing import Annotated, Literal
@@ -12,42 +12,30 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from moeut.experts import ExpertBackend, expert_linear
-from moeut.model.attention import Surroundings, attend
+from moeut.model.attention import attend, remember
 from moeut.model.cache import CacheSlot
 from moeut.model.initialise import InitialWeights, Linear, initialise
-from moeut.model.routing import Router, Selection
-from moeut.settings import STRICT, NonNegativeFloat, PositiveFloat, PositiveInt, Probability, refuse
+from moeut.model.routing import Router, RouterConfig, Selection
+from moeut.model.surroundings import Inputs, Surroundings
+from moeut.settings import STRICT, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class SwitchHeadConfig:
+class SwitchHeadConfig(RouterConfig):
     """Attention whose value and output projections are experts; queries and keys stay dense.
 
     num_experts: in each head, for values and again for outputs. router_aux_loss_coef: δ, weight of the balance term of
-    both routers. expert_dropout: rate at which an expert is hidden from a token's choice in training.
+    both routers. Else: `moeut.model.routing.RouterConfig`, `moeut.model.attention.DenseAttentionConfig`.
     """
 
     kind: Literal["switchhead"] = "switchhead"
     num_attention_heads: PositiveInt
     head_dim: PositiveInt
-    num_experts: PositiveInt
     num_experts_per_tok: PositiveInt = 2
     router_aux_loss_coef: NonNegativeFloat = 0.001
-    expert_dropout: Probability = 0.0
     rope_theta: PositiveFloat = 10000.0
     partial_rotary_factor: Annotated[float, Field(ge=0, le=1)] = 0.5
     attention_dropout: Probability = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse to select more experts than there are."""
-        refuse(
-            [
-                (
-                    self.num_experts_per_tok > self.num_experts,
-                    f"num_experts_per_tok: {self.num_experts_per_tok} experts cannot be chosen from {self.num_experts}",
-                )
-            ]
-        )
 
 
 class SwitchHeadAttention(nn.Module):
@@ -67,35 +55,43 @@ class SwitchHeadAttention(nn.Module):
         self.q_proj = Linear(hidden_size, width, initial.projection(hidden_size))
         self.k_proj = Linear(hidden_size, width, initial.projection(hidden_size))
         self.v_router, self.o_router = (
-            Router(
-                hidden_size, heads, config.num_experts, config.num_experts_per_tok,
-                expert_dropout=config.expert_dropout, weight=initial.router(hidden_size),
-            )
-            for _ in range(2)
-        )  # fmt: skip
+            Router(name, config, hidden_size, heads, initial.router(hidden_size))
+            for name in ("attention_value", "attention_output")
+        )
         self.initial = {"v_experts": initial.projection(hidden_size), "o_experts": initial.projection(width)}
         self.v_experts = nn.Parameter(torch.empty(heads * config.num_experts, hidden_size, config.head_dim))
         self.o_experts = nn.Parameter(torch.empty(heads * config.num_experts, config.head_dim, hidden_size))
         initialise(self)
 
     def forward(
-        self, scored: Tensor, projected: Tensor, around: Surroundings, slot: CacheSlot | None
+        self, queries: Inputs, sources: Inputs, around: Surroundings, slot: CacheSlot | None
     ) -> tuple[Tensor, dict[str, Selection]]:
-        """scored, projected: [B, T, d] → the update [B, T, d] and the selections of values and outputs."""
-        batch, length, hidden_size = scored.shape
-        heads = (self.config.num_attention_heads, self.config.head_dim)
-        query = self.q_proj(scored).unflatten(-1, heads)
-        key = self.k_proj(scored).unflatten(-1, heads)
-        for_values, v_routes = self.v_router(scored, around.token_mask, with_usage=around.with_usage)
-        for_outputs, o_routes = self.o_router(scored, around.token_mask, with_usage=around.with_usage)
-        value = expert_linear(
-            projected.flatten(0, 1), self.v_experts, v_routes, for_values.gates.flatten(),
-            batch * length * heads[0], backend=self.backend,
-        ).view(batch, length, *heads)  # fmt: skip
-        dropout = self.config.attention_dropout if self.training else 0.0
-        context = attend(query, key, value, around, slot, dropout)
+        """queries, and sources of keys and values: [B, T, d] → the update [B, T, d] and the selections of both routers.
+
+        Without halting, sources are queries.
+        """
+        query = self._heads(self.q_proj(queries.scored))
+        key, value, selections = self.remember(sources, around, slot)
+        for_outputs, routes = self.o_router(queries.scored, around.tokens)
+        context = attend(query, key, value, around, self.config.attention_dropout if self.training else 0.0)
         update = expert_linear(
-            context.flatten(0, 2), self.o_experts, o_routes, for_outputs.gates.flatten(),
-            batch * length, backend=self.backend,
-        ).view(batch, length, hidden_size)  # fmt: skip
-        return update, {"attention_value": for_values, "attention_output": for_outputs}
+            context.flatten(0, 2), self.o_experts, routes, for_outputs.gates.flatten(),
+            query.shape[0] * query.shape[1], backend=self.backend,
+        ).view_as(queries.scored)  # fmt: skip
+        return update, selections | {self.o_router.name: for_outputs}
+
+    def remember(
+        self, sources: Inputs, around: Surroundings, slot: CacheSlot | None
+    ) -> tuple[Tensor, Tensor, dict[str, Selection]]:
+        """Keys and values [B, H, N, P] of all tokens so far, these ones put into the cache; the selection of values."""
+        key = self._heads(self.k_proj(sources.scored))
+        # Others look at a halted token too, so its values are computed like any.
+        for_values, routes = self.v_router(sources.scored, around.tokens._replace(survival=None))
+        value = expert_linear(
+            sources.projected.flatten(0, 1), self.v_experts, routes, for_values.gates.flatten(),
+            key.shape[:3].numel(), backend=self.backend,
+        ).view_as(key)  # fmt: skip
+        return *remember(key, value, around, slot), {self.v_router.name: for_values}
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.config.num_attention_heads, self.config.head_dim))
