@@ -1,18 +1,16 @@
 """Does attention look where it may, in the proportions it should?"""
 
-import itertools
 import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from moeut.model.attention import DenseAttention, DenseAttentionConfig, Surroundings, visibility
+from moeut.model.attention import DenseAttention, DenseAttentionConfig
 from moeut.model.initialise import InitialWeights
 from moeut.model.rope import rotary_phases
+from moeut.model.surroundings import Inputs, Surroundings, Tokens, visibility
 
 LENGTH = 5
 
@@ -26,9 +24,8 @@ def build(*, output_gate: bool = False, attention_dropout: float = 0.0) -> Dense
 
 def surroundings(padding_mask: Tensor | None = None, *, causal: bool = True, length: int = LENGTH) -> Surroundings:
     mask, is_causal = visibility(padding_mask, length, length, causal=causal, device=torch.device("cpu"))
-    return Surroundings(
-        rotary_phases(torch.arange(length)[None], 2, 10000.0, torch.float64), mask, is_causal, None, with_usage=False
-    )
+    places = torch.arange(length)
+    return Surroundings(rotary_phases(places[None], 2, 10000.0, torch.float64), places, mask, is_causal, Tokens())
 
 
 def turn(vector: Tensor, position: int) -> Tensor:
@@ -44,7 +41,8 @@ def test_dense_heads_equal_the_formula(output_gate: bool, causal: bool):
     """Query, key and gate read one stream, values the other; query by query."""
     attention = build(output_gate=output_gate)
     scored, projected = torch.randn(2, 1, LENGTH, 8, dtype=torch.float64)
-    found, selections = attention(scored, projected, surroundings(causal=causal), None)
+    inputs = Inputs(scored, projected)
+    found, selections = attention(inputs, inputs, surroundings(causal=causal), None)
     q, k = ((scored[0] @ proj.weight.T).view(LENGTH, 2, 6) for proj in (attention.q_proj, attention.k_proj))
     v = (projected[0] @ attention.v_proj.weight.T).view(LENGTH, 2, 6)
     for t in range(LENGTH):
@@ -59,25 +57,6 @@ def test_dense_heads_equal_the_formula(output_gate: bool, causal: bool):
             heads.append(context)
         assert_close(found[0, t], attention.o_proj.weight @ torch.cat(heads))
     assert selections == {}
-
-
-@given(data=st.data(), causal=st.booleans(), padded=st.booleans(), new=st.integers(1, 5), past=st.integers(0, 4))
-@settings(deadline=None)
-def test_visibility_equals_its_description(data: st.DataObject, causal: bool, padded: bool, new: int, past: int):
-    """Query i of the new tokens stands at key past + i. None and "plain triangle" mean what torch makes of them."""
-    total = past + new
-    real = torch.tensor([data.draw(st.lists(st.booleans(), min_size=total, max_size=total)) for _ in range(2)])
-    mask, is_causal = visibility(real if padded else None, new, total, causal=causal, device=torch.device("cpu"))
-    if mask is None:
-        allowed = torch.ones(2, new, total, dtype=torch.bool)
-        allowed = allowed.tril() if is_causal else allowed
-        assert not is_causal or new == total
-    else:
-        assert not is_causal
-        allowed = mask.expand(2, 1, new, total)[:, 0]
-    for b, i in itertools.product(range(2), range(new)):
-        wanted = [(not causal or s <= past + i) and (not padded or bool(real[b, s])) for s in range(total)]
-        assert allowed[b, i].tolist() == (wanted if any(wanted) else [True] * total)
 
 
 def test_a_plain_triangle_needs_no_mask():
@@ -97,9 +76,10 @@ def test_dropout_hits_attention_weights():
         attention.o_proj.weight.zero_()
         attention.o_proj.weight[0, 0] = 1
     stream = torch.ones(1, LENGTH, 8, dtype=torch.float64)
-    kept = attention.eval()(stream, stream, surroundings(causal=False), None)[0][..., 0]
+    inputs = Inputs(stream, stream)
+    kept = attention.eval()(inputs, inputs, surroundings(causal=False), None)[0][..., 0]
     assert_close(kept, torch.ones_like(kept))
-    dropped = attention.train()(stream, stream, surroundings(causal=False), None)[0][..., 0] * LENGTH / 2
+    dropped = attention.train()(inputs, inputs, surroundings(causal=False), None)[0][..., 0] * LENGTH / 2
     assert_close(dropped, dropped.round())
     assert dropped.unique().numel() > 1
 
@@ -109,7 +89,8 @@ def test_a_query_that_sees_nothing_gives_no_nan():
     attention = build()
     stream = torch.randn(1, LENGTH, 8, dtype=torch.float64, requires_grad=True)
     real = torch.tensor([[False, False, True, True, True]])
-    update, _ = attention(stream, stream, surroundings(real), None)
+    inputs = Inputs(stream, stream)
+    update, _ = attention(inputs, inputs, surroundings(real), None)
     update.sum().backward()
     assert update.isfinite().all()
     assert stream.grad is not None

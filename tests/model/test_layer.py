@@ -5,16 +5,20 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from moeut.model.attention import DenseAttention, DenseAttentionConfig, Surroundings
+from moeut.model.attention import DenseAttention, DenseAttentionConfig
+from moeut.model.attention_experts import AttentionExperts, AttentionExpertsConfig
 from moeut.model.feedforward import MLP, MLPConfig
 from moeut.model.initialise import InitialWeights
 from moeut.model.layer import Layer, NormName, build_attention, build_feed_forward
 from moeut.model.rope import rotary_phases
 from moeut.model.routing import Selection
 from moeut.model.sigma_moe import SigmaMoE, SigmaMoEConfig
+from moeut.model.softmax_moe import SoftmaxMoE, SoftmaxMoEConfig
+from moeut.model.surroundings import Inputs, Surroundings, Tokens
 from moeut.model.switchhead import SwitchHeadAttention, SwitchHeadConfig
 
-AROUND = Surroundings(rotary_phases(torch.arange(3)[None], 0, 10000.0, torch.float64), None, True, None, False)
+PLACES = torch.arange(3)
+AROUND = Surroundings(rotary_phases(PLACES[None], 0, 10000.0, torch.float64), PLACES, None, True, Tokens())
 
 
 class Spy(nn.Module):
@@ -24,11 +28,10 @@ class Spy(nn.Module):
         super().__init__()
         self.update = update
 
-    def forward(
-        self, scored: Tensor, projected: Tensor, *_: object, **__: object
-    ) -> tuple[Tensor, dict[str, Selection]]:
-        self.scored, self.projected = scored, projected
-        return torch.full_like(scored, self.update), {}
+    def forward(self, inputs: Inputs, *others: object) -> tuple[Tensor, dict[str, Selection]]:
+        self.scored, self.projected = inputs
+        self.sources = others[0]
+        return torch.full_like(self.scored, self.update), {}
 
 
 def build(norm: NormName, hidden_dropout: float = 0.0) -> tuple[Layer, Spy, Spy]:
@@ -58,6 +61,19 @@ def test_norm_placement(norm: NormName):
     assert_close(y, norm2(between + 5) if norm == "post" else between + 5)
 
 
+def test_keys_and_values_may_come_from_another_stream():
+    """With halting; queries and residual come from the layer's own."""
+    layer, attention, _ = build("peri")
+    x, source = torch.randn(2, 2, 3, 4, dtype=torch.float64)
+    y, _ = layer(x, AROUND, None, source)
+    assert isinstance(attention.sources, Inputs)
+    assert_close(attention.sources, Inputs(layer.attention_norm(source), source))
+    assert_close((attention.scored, y), (layer.attention_norm(x), x + 7))
+    layer(x, AROUND, None)
+    assert isinstance(attention.sources, Inputs)
+    assert torch.equal(attention.sources.projected, x)
+
+
 def test_dropout_reaches_both_branches():
     """Defect 4: the release skipped the feed-forward branch. Updates of 2 and 5 show which ones were kept."""
     layer, _, _ = build("peri", hidden_dropout=0.5)
@@ -76,3 +92,7 @@ def test_parts_are_built_as_configured():
     assert isinstance(build_attention(switchhead, 4, initial, "auto"), SwitchHeadAttention)
     assert isinstance(build_feed_forward(MLPConfig(intermediate_size=4), 4, initial, "auto"), MLP)
     assert isinstance(build_feed_forward(sigma_moe, 4, initial, "auto"), SigmaMoE)
+    attention_experts = AttentionExpertsConfig(num_attention_heads=1, head_dim=4, num_experts=2)
+    softmax_moe = SoftmaxMoEConfig(num_experts=2, moe_intermediate_size=3)
+    assert isinstance(build_attention(attention_experts, 4, initial, "auto"), AttentionExperts)
+    assert isinstance(build_feed_forward(softmax_moe, 4, initial, "auto"), SoftmaxMoE)

@@ -5,6 +5,7 @@ Routers here have the identity as weight, so that their scores are their inputs.
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,14 +14,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from moeut.model.routing import Router, balance_loss, usage_sum
+from moeut.model.routing import BalanceScope, GateName, Router, RouterConfig, Usage, balance_loss, total, usage_sum
+from moeut.model.surroundings import Tokens
 
 sizes = st.tuples(st.integers(1, 2), st.integers(1, 5), st.integers(1, 3), st.integers(1, 6))
 seeds = st.integers(0, 2**31)
 
 
-def router_of_scores(groups: int, experts: int, selected: int, expert_dropout: float = 0.0) -> Router:
-    return Router(groups * experts, groups, experts, selected, expert_dropout=expert_dropout, weight=nn.init.eye_)
+def router_of_scores(groups: int, experts: int, selected: int, **options: Any) -> Router:
+    settings = {"router_aux_loss_coef": 1.0, **options}
+    config = RouterConfig(kind="any", num_experts=experts, num_experts_per_tok=selected, **settings)
+    return Router("any", config, groups * experts, groups, nn.init.eye_)
 
 
 def distinct_scores(shape: tuple[int, int, int, int], seed: int) -> Tensor:
@@ -36,7 +40,7 @@ def test_selection_equals_brute_force(shape: tuple[int, int, int, int], seed: in
     batch, length, groups, experts = shape
     selected = data.draw(st.integers(1, experts))
     scores = distinct_scores(shape, seed)
-    selection, routes = router_of_scores(groups, experts, selected)(scores.flatten(2), None, with_usage=True)
+    selection, routes = router_of_scores(groups, experts, selected)(scores.flatten(2), Tokens())
     places = list(itertools.product(range(batch), range(length), range(groups)))
     for b, t, g in places:
         row = scores[b, t, g]
@@ -49,13 +53,12 @@ def test_selection_equals_brute_force(shape: tuple[int, int, int, int], seed: in
     for expert in range(routes.num_experts):
         mine = routes.order[routes.offsets[expert] : routes.offsets[expert + 1]]
         assert mine.tolist() == [route for route, chosen in enumerate(expected) if chosen == expert]
-    assert selection.usage is not None
-    assert_close(selection.usage, scores.softmax(-1).sum(1))
+    assert_close(selection.statistics.probability, scores.softmax(-1).sum(1))
 
 
 def test_gradient_reaches_the_scores_of_selected_experts_only():
     scores = distinct_scores((1, 3, 2, 4), 0).flatten(2).requires_grad_()
-    selection, _ = router_of_scores(2, 4, 2)(scores, None, with_usage=False)
+    selection, _ = router_of_scores(2, 4, 2)(scores, Tokens())
     selection.gates.sum().backward()
     assert scores.grad is not None
     chosen = torch.zeros(1, 3, 2, 4, dtype=torch.bool).scatter(-1, selection.experts, True)
@@ -67,23 +70,23 @@ def test_gradient_reaches_the_scores_of_selected_experts_only():
 def test_saturated_scores_are_still_told_apart(dtype: torch.dtype):
     """Defect 9: sigmoids of 20 to 40 are all 1 in 16 bits; the raw scores are not."""
     scores = torch.tensor([[[20.0, 40.0, 30.0, 25.0]]], dtype=dtype)
-    selection, _ = router_of_scores(1, 4, 2).to(dtype)(scores, None, with_usage=True)
+    selection, _ = router_of_scores(1, 4, 2).to(dtype)(scores, Tokens())
     assert set(selection.experts.flatten().tolist()) == {1, 2}
     assert selection.gates.dtype == dtype
-    assert selection.usage is not None
-    assert selection.usage.dtype == torch.float32
+    assert selection.statistics.probability.dtype == torch.float32
 
 
 def test_scores_of_a_low_precision_router_are_summed_in_float32():
     """Defects 9 and 21: products rounded to bfloat16 would give 256 for both experts."""
-    router = Router(2, 1, 2, 1, expert_dropout=0.0, weight=nn.init.ones_).bfloat16()
+    config = RouterConfig(kind="any", num_experts=2, num_experts_per_tok=1)
+    router = Router("any", config, 2, 1, nn.init.ones_).bfloat16()
     with torch.no_grad():
         router.weight.copy_(torch.tensor([[256.0, 0.0], [256.0, 0.5]]))
     x = torch.ones(1, 1, 2, dtype=torch.bfloat16)
     assert router.scores(x).flatten().tolist() == [256.0, 256.5]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert router.scores(x.float()).flatten().tolist() == [256.0, 256.5]
-        selection, _ = router(x, None, with_usage=False)
+        selection, _ = router(x, Tokens())
     assert selection.experts.item() == 1
 
 
@@ -96,7 +99,7 @@ def test_expert_dropout_hides_experts_from_the_choice_only(seed: int, rate: floa
     torch.manual_seed(seed)
     survives = torch.rand_like(scores) >= rate
     torch.manual_seed(seed)
-    selection, routes = router(scores.flatten(2), None, with_usage=True)
+    selection, routes = router(scores.flatten(2), Tokens())
     for b, t in itertools.product(range(2), range(8)):
         survivors = [expert for expert in range(6) if survives[b, t, 0, expert]]
         best = sorted(survivors, key=lambda expert: -scores[b, t, 0, expert].item())[:selected]
@@ -107,14 +110,13 @@ def test_expert_dropout_hides_experts_from_the_choice_only(seed: int, rate: floa
     assert_close(selection.gates[real], gates[real])
     assert selection.gates.isfinite().all()
     assert routes.offsets[-1] == real.sum()
-    assert selection.usage is not None
-    assert_close(selection.usage, scores.softmax(-1).sum(1))
+    assert_close(selection.statistics.probability, scores.softmax(-1).sum(1))
 
 
 def test_expert_dropout_is_for_training_only():
     scores = distinct_scores((1, 4, 1, 6), 0).flatten(2)
-    dropped = router_of_scores(1, 6, 2, expert_dropout=0.99).eval()(scores, None, with_usage=False)[0]
-    whole = router_of_scores(1, 6, 2)(scores, None, with_usage=False)[0]
+    dropped = router_of_scores(1, 6, 2, expert_dropout=0.99).eval()(scores, Tokens())[0]
+    whole = router_of_scores(1, 6, 2)(scores, Tokens())[0]
     assert torch.equal(dropped.experts, whole.experts)
 
 
@@ -135,8 +137,7 @@ def brute_force(scores: Tensor, real: Tensor) -> float:
 
 
 def balance(scores: Tensor, real: Tensor) -> Tensor:
-    usage = torch.stack([usage_sum(repeat, real) for repeat in scores]).sum(0)
-    return balance_loss(usage, real.sum(-1) * scores.shape[0])
+    return balance_loss(*total([usage_sum(repeat, real) for repeat in scores]))
 
 
 @st.composite
@@ -203,3 +204,52 @@ def test_even_use_attains_the_bound_and_one_expert_gives_zero(experts: int):
     one = even.clone()
     one[..., 0] = 1000.0
     assert balance(one, everyone).item() == 0
+
+
+# Kinds of gates, halted tokens, scopes.
+
+
+@given(shape=sizes, seed=seeds, data=st.data())
+@settings(deadline=None)
+def test_gates_of_every_kind(shape: tuple[int, int, int, int], seed: int, data: st.DataObject):
+    """The same experts whatever the gate; a softmax over all, or over the selected ones."""
+    groups, experts = shape[2:]
+    selected = data.draw(st.integers(1, experts))
+    scores = distinct_scores(shape, seed)
+    found = {}
+    kinds: tuple[GateName, ...] = ("sigmoid", "softmax", "softmax_of_selected")
+    for gate in kinds:
+        found[gate], _ = router_of_scores(groups, experts, selected, gate=gate)(scores.flatten(2), Tokens())
+    chosen = found["sigmoid"].experts
+    assert all(torch.equal(selection.experts, chosen) for selection in found.values())
+    exponentials = scores.exp().gather(-1, chosen)
+    assert_close(found["softmax"].gates, exponentials / scores.exp().sum(-1, keepdim=True))
+    assert_close(found["softmax_of_selected"].gates, exponentials / exponentials.sum(-1, keepdim=True))
+
+
+def test_halted_tokens_go_to_nobody_and_count_as_much_as_they_survive():
+    scores = distinct_scores((1, 3, 2, 4), 0)
+    survival = torch.tensor([[1.0, 0.0, 0.25]], dtype=torch.float64)
+    selection, routes = router_of_scores(2, 4, 2)(scores.flatten(2), Tokens(None, survival))
+    assert (selection.experts == 4).all(-1).all(-1).tolist() == [[False, True, False]]
+    assert (routes.expert.view(3, 4) == 8).all(-1).tolist() == [False, True, False]
+    weighted = (scores.softmax(-1) * survival[:, :, None, None]).sum(1)
+    assert_close(tuple(selection.statistics), (weighted, survival.sum(1)))
+
+
+@pytest.mark.parametrize("scope", ["sequence", "batch", "application"])
+def test_scopes_of_the_balance_term(scope: BalanceScope):
+    """Two applications of a layer: what is averaged before the entropy is taken, and what after."""
+    scores = torch.randn(2, 3, 5, 1, 4, dtype=torch.float64) * 2
+    router = router_of_scores(1, 4, 2, balance_scope=scope, router_aux_loss_coef=0.5)
+    applications = [router(application.flatten(2), Tokens())[0].statistics for application in scores]
+    probabilities = scores.softmax(-1).squeeze(3)  # [application, B, T, E]
+    mean = {"sequence": (0, 2), "batch": (0, 1, 2), "application": (2,)}[scope]
+    entropy = torch.special.entr(probabilities.mean(mean)).sum(-1)
+    assert_close(router.regulariser(applications), -0.5 * entropy.mean())
+
+
+def test_statistics_add_up_field_by_field():
+    one, other = Usage(torch.ones(2, 1, 3), torch.tensor([1, 2])), Usage(torch.zeros(2, 1, 3), torch.tensor([3, 4]))
+    assert_close(tuple(total([one, other])), (torch.ones(2, 1, 3), torch.tensor([4, 6])))
+    assert isinstance(total([one, other]), Usage)

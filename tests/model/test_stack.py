@@ -198,7 +198,7 @@ def test_usage_is_not_added_up_when_nothing_weighs_it():
     )
     output = build(free)(vectors(), return_routing=True)
     assert output.regulariser.item() == 0
-    assert all(selection.usage is None for selected in output.routing for selection in selected.values())
+    assert all(selection.statistics is None for selected in output.routing for selection in selected.values())
     dense = dataclasses.replace(free, attention=DenseAttentionConfig(num_attention_heads=2, head_dim=4))
     assert build(dense)(vectors()).regulariser.item() == 0
 

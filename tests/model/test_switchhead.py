@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from moeut.experts import ExpertBackend
-from moeut.model.attention import Surroundings, visibility
 from moeut.model.initialise import InitialWeights
 from moeut.model.rope import rotary_phases, rotate
+from moeut.model.surroundings import Inputs, Surroundings, Tokens, visibility
 from moeut.model.switchhead import SwitchHeadAttention, SwitchHeadConfig
 
 HEADS, HEAD_DIM, HIDDEN, LENGTH = 2, 4, 8, 5
@@ -27,8 +27,8 @@ def build(experts: int, selected: int, backend: ExpertBackend = "auto", expert_d
 
 def surroundings() -> Surroundings:
     mask, is_causal = visibility(None, LENGTH, LENGTH, causal=True, device=torch.device("cpu"))
-    phases = rotary_phases(torch.arange(LENGTH)[None], 2, 10000.0, torch.float64)
-    return Surroundings(phases, mask, is_causal, None, with_usage=True)
+    places = torch.arange(LENGTH)
+    return Surroundings(rotary_phases(places[None], 2, 10000.0, torch.float64), places, mask, is_causal, Tokens())
 
 
 def gates(scored: Tensor, router: Tensor, selected: int) -> Tensor:
@@ -61,7 +61,8 @@ def test_switchhead_equals_the_formula(backend: ExpertBackend, experts: int, sel
     """With A = K this is the dense sum; with A = 1 both gates are there (defect 10)."""
     attention = build(experts, selected, backend)
     scored, projected = torch.randn(2, 2, LENGTH, HIDDEN, dtype=torch.float64)
-    found, _ = attention(scored, projected, surroundings(), None)
+    inputs = Inputs(scored, projected)
+    found, _ = attention(inputs, inputs, surroundings(), None)
     expected = plain(attention, scored, projected)
     assert_close(found, expected)
     target = torch.randn_like(found)
@@ -73,16 +74,17 @@ def test_switchhead_equals_the_formula(backend: ExpertBackend, experts: int, sel
 def test_values_and_outputs_have_routers_of_their_own():
     attention = build(4, 2)
     stream = torch.randn(1, LENGTH, HIDDEN, dtype=torch.float64)
-    _, before = attention(stream, stream, surroundings(), None)
+    inputs = Inputs(stream, stream)
+    _, before = attention(inputs, inputs, surroundings(), None)
     with torch.no_grad():
         attention.v_router.weight.neg_()
-    _, after = attention(stream, stream, surroundings(), None)
+    _, after = attention(inputs, inputs, surroundings(), None)
     changed, kept = "attention_value", "attention_output"
     assert before.keys() == after.keys() == {changed, kept}
     assert before[changed].experts.shape == (1, LENGTH, HEADS, 2)
     assert not torch.equal(before[changed].experts, after[changed].experts)
     assert torch.equal(before[kept].experts, after[kept].experts)
-    assert before[kept].usage.shape == (1, HEADS, 4)
+    assert before[kept].statistics.probability.shape == (1, HEADS, 4)
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
@@ -90,7 +92,8 @@ def test_nearly_everything_dropped_stays_finite(backend: ExpertBackend):
     """Defect 6, for attention: a head whose experts are all hidden contributes nothing."""
     attention = build(4, 2, backend, expert_dropout=0.99)
     scored = torch.randn(8, LENGTH, HIDDEN, dtype=torch.float64, requires_grad=True)
-    update, selections = attention(scored, scored, surroundings(), None)
+    inputs = Inputs(scored, scored)
+    update, selections = attention(inputs, inputs, surroundings(), None)
     update.square().sum().backward()
     assert scored.grad is not None
     assert scored.grad.isfinite().all()
