@@ -158,9 +158,11 @@ def mutual_information_loss(usage: SoftmaxUsage, form: LossForm) -> Tensor:
     With w normalised over all tokens, P_e = Σ_x w_x p(e|x): H(E) = −Σ_e P_e ln P_e, H(E|X) = −Σ_x w_x Σ_e p ln p. The
     `official` form is H(E|X) + H(E), least where one expert gets everything.
     """
-    marginal = usage.probability / _positive(usage.weight)
-    negative_entropy = (marginal * _positive(marginal).log()).sum()
-    conditional = -usage.negative_entropy / _positive(usage.weight)
+    weight = usage.weight.where(usage.weight > 0, 1)
+    marginal = usage.probability / weight
+    # The slope of x ln x at 0 is infinite, and infinity times a weight of 0 is NaN.
+    negative_entropy = (marginal * marginal.clamp(min=torch.finfo(marginal.dtype).tiny).log()).sum()
+    conditional = -usage.negative_entropy / weight
     return conditional + negative_entropy if form == "corrected" else conditional - negative_entropy
 
 
@@ -182,8 +184,3 @@ def z_loss(usage: SoftmaxUsage) -> Tensor:
 
 def _share(values: Tensor) -> Tensor:
     return values / values.sum().clamp(min=1e-12)
-
-
-def _positive(value: Tensor) -> Tensor:
-    """Nothing below the least normal number, so that it may divide or stand in a logarithm."""
-    return value.clamp(min=torch.finfo(value.dtype).tiny)

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from moeut.model.attention import DenseAttentionConfig
+from moeut.model.attention_experts import AttentionExpertsConfig
 from moeut.model.feedforward import MLPConfig
 from moeut.model.language_model import ModelConfig
 from moeut.model.routing import Selection
 from moeut.model.sigma_moe import SigmaMoEConfig
+from moeut.model.softmax_moe import SoftmaxMoEConfig
 from moeut.model.switchhead import SwitchHeadConfig
 from moeut.training.distributed import Ranks
 
@@ -89,10 +91,12 @@ def router_sizes(config: ModelConfig) -> dict[str, tuple[int, int]]:
     match config.attention:
         case SwitchHeadConfig(num_attention_heads=heads, num_experts=experts):
             sizes |= {"attention_value": (heads, experts), "attention_output": (heads, experts)}
+        case AttentionExpertsConfig(num_experts=experts):
+            sizes["attention"] = (1, experts)
         case DenseAttentionConfig():
             pass
     match config.feed_forward:
-        case SigmaMoEConfig(num_experts=experts):
+        case SigmaMoEConfig(num_experts=experts) | SoftmaxMoEConfig(num_experts=experts):
             sizes["feed_forward"] = (1, experts)
         case MLPConfig():
             pass

@@ -2,7 +2,7 @@
 
 | role      | what it is                                  | decays with `matrices` |
 | --------- | ------------------------------------------- | ---------------------- |
-| embedding | token vectors, also where the head uses them | no                    |
+| embedding | token vectors, also where the head uses them; relative positions | no   |
 | bias      | every bias                                  | no                     |
 | norm      | weights of layer norms                      | no                     |
 | router    | selection and gate matrices                 | no                     |

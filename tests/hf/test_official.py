@@ -33,7 +33,23 @@ def test_fused_keys_and_values_are_split_keys_first():
     assert torch.equal(ours["stack.layers.3.attention.v_proj.weight"], fused[3:])
 
 
+def test_a_rivals_names():
+    """The Sparse Universal Transformer's, deeper by `mod.` where it halts, and σ-MoE's biases."""
+    names = {
+        "unique_layers.0.mod.self_attn.q_proj.experts.w": "layers.0.attention.q_experts",
+        "unique_layers.1.self_attn.q_proj.w_gate.3.weight": "layers.1.attention.router.weight",
+        "unique_layers.0.mod.moe.output_experts.b": "layers.0.feed_forward.down.bias",
+        "unique_layers.0.mod.final_layer_norm.bias": "layers.0.feed_forward_norm.bias",
+        "unique_layers.2._gate.3.weight": "halting_gates.2.gate_proj.weight",
+        "unique_layers.2.pkm.o_bias": "layers.2.feed_forward.bias",
+        "unique_layers.2.pkm.sel_bias": "layers.2.feed_forward.router.bias",
+    }
+    weights = {name: torch.tensor(float(number)) for number, name in enumerate(names)}
+    ours = from_official(weights)
+    assert ours == {f"stack.{name}": weights[official] for official, name in names.items()}
+
+
 def test_counters_are_dropped_and_unknown_names_listed():
     assert from_official({"unique_layers.0.pkm.iter": torch.tensor(3)}) == {}
-    with pytest.raises(ValueError, match=r"unique_layers\.0\.pkm\.bias, something\.else"):
-        from_official({"unique_layers.0.pkm.bias": torch.zeros(1), "something.else": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"unique_layers\.0\.pkm\.oddity, something\.else"):
+        from_official({"unique_layers.0.pkm.oddity": torch.zeros(1), "something.else": torch.zeros(1)})

@@ -8,8 +8,13 @@ import torch
 from tiny_run import VOCAB_SIZE, tiny_model
 
 from moeut.model.attention import DenseAttentionConfig
+from moeut.model.attention_experts import AttentionExpertsConfig
 from moeut.model.feedforward import MLPConfig
+from moeut.model.halting import ActConfig
 from moeut.model.language_model import LanguageModel, ModelConfig
+from moeut.model.routing import Router
+from moeut.model.softmax_moe import SoftmaxMoEConfig
+from moeut.model.softmax_routing import SoftmaxRouter
 from moeut.training.distributed import Ranks
 from moeut.training.health import RouteCounts, router_health, router_sizes
 
@@ -20,14 +25,39 @@ DENSE = replace(
 )
 
 
-@pytest.mark.parametrize("config", [tiny_model(), DENSE], ids=["moeut", "dense"])
+SUT = replace(
+    tiny_model(),
+    norm="post",
+    attention=AttentionExpertsConfig(num_attention_heads=2, head_dim=4, num_experts=5),
+    feed_forward=SoftmaxMoEConfig(num_experts=7, moe_intermediate_size=8),
+    halting=ActConfig(),
+)
+
+
+@pytest.mark.parametrize("config", [tiny_model(), DENSE, SUT], ids=["moeut", "dense", "sut"])
 def test_routers_are_those_of_the_model(config: ModelConfig):
-    """Names and sizes that follow from the configuration are what a built layer reports."""
+    """Names and sizes that follow from the configuration are those of a built layer's routers and their selections."""
     tokens = torch.randint(VOCAB_SIZE, (2, 8))
-    output = LanguageModel(config)(tokens, tokens, return_routing=True)
-    for selections in output.routing:
-        found = {name: selection.usage.shape[1:] for name, selection in selections.items()}
+    model = LanguageModel(config)
+    experts = {
+        router.name: router.config.num_experts
+        for router in model.stack.layers[0].modules()
+        if isinstance(router, Router | SoftmaxRouter)
+    }
+    for selections in model(tokens, tokens, return_routing=True).routing:
+        found = {name: (selection.experts.shape[2], experts[name]) for name, selection in selections.items()}
         assert found == router_sizes(config)
+
+
+def test_halted_tokens_choose_nobody():
+    """A token that has halted adds to the count of no expert."""
+    config = replace(SUT, halting=ActConfig(threshold=0.4))
+    counts, model = RouteCounts(config, Ranks()), LanguageModel(config)
+    # Every gate is at one half: before the second layer, less than 1 - 0.4 of every token goes on.
+    counts.add(model(torch.randint(VOCAB_SIZE, (2, 8)), return_routing=True).routing)
+    chosen = counts._by_router(torch.tensor(counts.state()))["0.feed_forward"]
+    assert chosen[0, :-1].sum() == 2 * 8 * 2, "the first layer's choices"
+    assert chosen[0, -1] == 2 * 8 * 2, "nobody, at the layer's second application"
 
 
 def test_every_choice_counts_once():

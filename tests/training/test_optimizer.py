@@ -7,8 +7,11 @@ import torch
 from tiny_run import tiny_model
 
 from moeut.model.attention import DenseAttentionConfig
+from moeut.model.attention_experts import AttentionExpertsConfig
 from moeut.model.feedforward import MLPConfig
+from moeut.model.halting import ActConfig
 from moeut.model.language_model import LanguageModel
+from moeut.model.softmax_moe import SoftmaxMoEConfig
 from moeut.presets import PRESETS
 from moeut.training.optimizer import OptimizerConfig, build_optimizer, parameter_role
 
@@ -49,6 +52,35 @@ def test_matrices_decay(config):
         assert resting == norms | outer | {
             "attention.v_router.weight", "attention.o_router.weight", "feed_forward.router.weight",
         }  # fmt: skip
+
+
+def test_a_rivals_parameters_have_roles():
+    """SUT with halting: positions rest with the embedding, gates with the routers; routers' hidden layers decay."""
+    config = tiny_model(
+        norm="post",
+        attention=AttentionExpertsConfig(num_attention_heads=2, head_dim=4, num_experts=3),
+        feed_forward=SoftmaxMoEConfig(num_experts=4, moe_intermediate_size=8),
+        halting=ActConfig(),
+    )
+    roles = {name: parameter_role(name) for name, _ in LanguageModel(config).named_parameters()}
+    layer, gate = "stack.layers.1.", "stack.halting_gates.1."
+    assert {name: roles[name] for name in roles if name.startswith(gate)} == {
+        gate + "hidden_proj.weight": "matrix", gate + "hidden_proj.bias": "bias", gate + "gate_proj.weight": "router",
+    }  # fmt: skip
+    inside = {name.removeprefix(layer): role for name, role in roles.items() if name.startswith(layer)}
+    attention, moe = "attention.", "feed_forward."
+    assert {name for name, role in inside.items() if role == "expert"} == {
+        attention + "q_experts", attention + "o_experts", moe + "up_experts", moe + "down_experts",
+    }  # fmt: skip
+    assert {name for name, role in inside.items() if role == "router"} == {
+        part + "router.weight" for part in (attention, moe)
+    }
+    assert {name for name, role in inside.items() if role == "matrix"} == {
+        attention + "k_proj.weight", attention + "v_proj.weight",
+        attention + "router.hidden_proj.weight", moe + "router.hidden_proj.weight",
+    }  # fmt: skip
+    assert inside[attention + "relative_embedding.weight"] == "embedding"
+    assert inside[moe + "up.bias"] == inside[moe + "down.bias"] == inside[moe + "router.hidden_proj.bias"] == "bias"
 
 
 def test_everything_decays_as_in_the_paper():
