@@ -198,7 +198,7 @@ def test_even_routers_attain_the_bound_and_sure_ones_give_zero():
             nn.init.ones_(norm.bias)
     with torch.no_grad():
         for router in routers(model):
-            router.weight.view(router.num_groups, router.num_experts, -1)[:, 0] = 1000.0
+            router.weight.view(router.num_groups, router.config.num_experts, -1)[:, 0] = 1000.0
     assert model(inputs).regulariser.item() == 0
 
 

@@ -1,13 +1,13 @@
 """What changes the weights? AdamW, with a weight decay that depends on a parameter's role.
 
-| role      | what it is                                  | decays with `matrices` |
-| --------- | ------------------------------------------- | ---------------------- |
-| embedding | token vectors, also where the head uses them; relative positions | no   |
-| bias      | every bias                                  | no                     |
-| norm      | weights of layer norms                      | no                     |
-| router    | selection and gate matrices                 | no                     |
-| expert    | stacks of expert matrices                   | yes                    |
-| matrix    | dense projections, the head                 | yes                    |
+| role      | what it is                                                       | decays with `matrices` |
+| --------- | ---------------------------------------------------------------- | ---------------------- |
+| embedding | token vectors, also where the head uses them; relative positions | no                     |
+| bias      | every bias                                                       | no                     |
+| norm      | weights of layer norms                                           | no                     |
+| router    | selection and gate matrices                                      | no                     |
+| expert    | stacks of expert matrices                                        | yes                    |
+| matrix    | dense projections, the head                                      | yes                    |
 """
 
 from fnmatch import fnmatchcase

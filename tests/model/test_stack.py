@@ -1,6 +1,8 @@
 """Does the right layer run at each depth, on vectors alone, and is the balance term taken over all repeats?"""
 
 import dataclasses
+from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -8,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
+from transformers import DynamicCache
 
 from moeut.model.attention import DenseAttentionConfig
+from moeut.model.halting import ActConfig, HaltingGate
 from moeut.model.routing import Router
 from moeut.model.sigma_moe import SigmaMoEConfig
 from moeut.model.stack import MoEUT, StackConfig
@@ -224,3 +228,128 @@ def test_gradient_of_a_fully_padded_sequence_is_finite():
     assert x.grad is not None
     assert x.grad.isfinite().all()
     assert all(parameter.grad.isfinite().all() for parameter in stack.parameters() if parameter.grad is not None)
+
+
+# Halting.
+
+HALTING = dataclasses.replace(
+    CONFIG, num_hidden_layers=5, group_size=1, norm="post",
+    attention=DenseAttentionConfig(num_attention_heads=2, head_dim=4), halting=ActConfig(threshold=0.7),
+)  # fmt: skip
+
+
+def halting_stack(*stops: float, config: StackConfig = HALTING) -> MoEUT:
+    """A stack whose token at place t stops with the t-th of these probabilities, asked after any layer."""
+    stack = build(config).eval()
+    stop = torch.tensor([stops], dtype=torch.float64)
+
+    class Gate(HaltingGate):
+        def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
+            here = stop[:, -h.shape[1] :].expand(h.shape[:2])
+            return (1 - here).log(), here.log()
+
+    stack.halting_gates = nn.ModuleList(Gate(8) for _ in range(config.group_size))
+    return stack
+
+
+def layers_run(stack: MoEUT, *args: Any, **kwargs: Any) -> int:
+    """How many layers a forward pass runs."""
+    calls: list[nn.Module] = []
+    handles = [layer.register_forward_pre_hook(lambda layer, _: calls.append(layer)) for layer in stack.layers]
+    stack(*args, **kwargs)
+    for handle in handles:
+        handle.remove()
+    return len(calls)
+
+
+SOON, NEVER = 0.8, 0.01
+"""Halted after one layer (1 − 0.8 < 1 − τ), and not within five."""
+
+
+def test_keys_and_values_of_a_halted_token_are_those_of_its_halting_depth():
+    stack, cache = halting_stack(SOON, NEVER, 0.5, 0.5, NEVER), DynamicCache()
+    stack(vectors(), cache=cache)
+    for name in ("keys", "values"):
+        slots = torch.stack([getattr(layer, name) for layer in cache.layers])  # [L, B, H, T, P]
+        # The first token's result stays what it was after layer 0, the third's and fourth's after layer 1.
+        for place, halted_at in ((0, 1), (2, 2), (3, 2)):
+            deeper = slots[halted_at:, :, :, place]
+            assert torch.equal(deeper, deeper[:1].expand_as(deeper))
+            assert not torch.allclose(slots[halted_at - 1, :, :, place], deeper[0])
+        for place in (1, 4):
+            assert all(not torch.allclose(one[:, :, place], two[:, :, place]) for one, two in pairwise(slots))
+
+
+def test_the_depth_loop_is_left_when_all_have_halted():
+    """With the result, and the cache, of running on; the streams have their number."""
+    stack, x, left, run = halting_stack(*[SOON] * LENGTH), vectors(), DynamicCache(), DynamicCache()
+    assert layers_run(stack, x) == 1
+    early = stack(x, cache=left, return_hidden_states=True)
+    whole = stack(x, cache=run, return_hidden_states=True, return_routing=True)
+    assert len(whole.routing) == len(left.layers) == 5
+    assert_close(early.hidden_states, whole.hidden_states)
+    assert_close(early.all_hidden_states, whole.all_hidden_states)
+    for one, other in zip(left.layers, run.layers, strict=True):
+        assert_close((one.keys, one.values), (other.keys, other.values))
+    more = torch.randn(BATCH, 2, 8, dtype=torch.float64)
+    assert_close(stack(more, cache=left).hidden_states, stack(more, cache=run, return_routing=True).hidden_states)
+
+
+def test_the_depth_loop_is_not_left_while_one_token_goes_on():
+    x = vectors()
+    assert layers_run(halting_stack(*[SOON] * 4, NEVER), x) == 5
+    assert layers_run(halting_stack(*[0.5] * LENGTH), x) == 2
+    # Unless that token is padding.
+    real = torch.arange(LENGTH).expand(BATCH, LENGTH) < 4
+    assert layers_run(halting_stack(*[SOON] * 4, NEVER), x, real) == 1
+
+
+def test_the_depth_loop_is_never_left_in_training_nor_among_ranks(monkeypatch: pytest.MonkeyPatch):
+    """Ranks would wait for each other's layers."""
+    stack, x = halting_stack(*[SOON] * LENGTH), vectors()
+    assert layers_run(stack.train(), x) == 5
+    with torch.no_grad():
+        assert layers_run(stack, x) == 5
+    assert layers_run(stack.eval(), x, return_routing=True) == 5
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    assert layers_run(stack, x) == 5
+
+
+def test_expected_layers():
+    """A token that stops after the first layer for sure takes one; one that never does takes all."""
+    almost = 1 - 1e-12
+    stack, x = halting_stack(almost, 1e-12, 0.5, 0.5, 0.5), vectors()
+    layers = stack(x, return_routing=True).expected_layers
+    assert_close(layers[:, :2], torch.tensor([[1.0, 5.0]] * BATCH, dtype=torch.float64))
+    assert build()(x).expected_layers is None
+
+
+def test_halting_is_forced_at_the_last_layer_of_any_depth():
+    """What has not stopped goes into the result there: with peri layers that add nothing, the input comes back."""
+    for repeats in (1, 2, 7):
+        config = dataclasses.replace(HALTING, norm="peri").with_repeats(repeats)
+        stack, x = halting_stack(0.1, 0.2, 0.3, 0.4, 0.0, config=config), vectors()
+        for name, parameter in stack.layers.named_parameters():
+            if name.endswith(("o_proj.weight", "down_experts")):
+                nn.init.zeros_(parameter)
+        assert_close(stack(x).hidden_states, x)
+
+
+def test_the_expected_depth_costs_what_its_coefficient_says():
+    quiet = dataclasses.replace(HALTING.feed_forward, router_aux_loss_coef=0.0)
+    config = dataclasses.replace(HALTING, feed_forward=quiet, halting=ActConfig(act_loss_coef=0.25))
+    stack, x = halting_stack(0.1, 0.2, 0.3, 0.4, 0.5, config=config).train(), vectors()
+    real = torch.arange(LENGTH) < torch.tensor([[5], [3], [1]])
+    output = stack(x, real)
+    depths = [(output.expected_layers[b, real[b]] - 1).mean() for b in range(BATCH)]
+    assert_close(output.regulariser, 0.25 * torch.stack(depths).mean())
+    assert stack.eval()(x, real).regulariser.item() == 0
+
+
+def test_a_layer_of_a_group_has_a_gate_of_its_own():
+    config = dataclasses.replace(HALTING, num_hidden_layers=4, group_size=2)
+    stack, asked = build(config), []
+    for number, gate in enumerate(stack.halting_gates):
+        gate.register_forward_pre_hook(lambda *_, number=number: asked.append(number))
+    stack(vectors())
+    assert asked == [1, 0, 1]

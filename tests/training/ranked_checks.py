@@ -5,10 +5,11 @@ Whole batches are compared in float64, as everywhere where shapes differ.
 """
 
 import dataclasses
+import itertools
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from steps import without_dropout
+from steps import without_batch_losses, without_dropout
 from test_variants import MOEUT, VARIANTS
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -45,6 +46,13 @@ SPARSE = dataclasses.replace(
     tie_word_embeddings=True,
 )
 """Fewer tokens than experts, so that many experts get no route; two layers, three repeats."""
+
+ROWS = [
+    "moeut", "moeut aabb", "moeut pre", "moeut post", "moeut one gated attention expert", "sigma-moe unshared",
+    "dense heads and sigma-moe", "switchhead and mlp", "dense transformer", "universal transformer",
+    "universal transformer pre", "universal transformer with act", "sut", "sut without act",
+    "moeut with softmax gates",
+]  # fmt: skip
 
 WAYS: dict[str, dict[str, Any]] = {"ddp": {}, "fsdp": {"parallel": "fsdp"}, "hsdp": {"parallel": "fsdp", "replicas": 2}}
 
@@ -97,17 +105,41 @@ def gradients_equal_one_ranks(own: Ranks) -> None:
         assert 0 < unused.sum() < len(unused)
 
 
+def assert_same_gradients_by_every_way(own: Ranks, names: Iterable[str], *, checkpointing: bool) -> None:
+    """Of these variants, but for losses that are defined over the batch."""
+    for name, (way, settings) in itertools.product(names, WAYS.items()):
+        config = without_batch_losses(without_dropout(VARIANTS[name]))
+        model = build(config)
+        model.stack.gradient_checkpointing = checkpointing
+        try:
+            assert_same_gradients(own, config, parallelise(model, own, **settings), model)
+        except Exception as error:
+            raise AssertionError(f"{name}, {way}, checkpointing {checkpointing}") from error
+
+
+def gradients_equal_one_ranks_in_every_row(own: Ranks) -> None:
+    """Of the table of variants; `VARIANTS` has more, which differ in sizes and settings."""
+    assert_same_gradients_by_every_way(own, ROWS, checkpointing=False)
+
+
 def gradients_equal_one_ranks_in_every_variant(own: Ranks) -> None:
-    for name, variant in VARIANTS.items():
-        for way, settings in WAYS.items():
-            for checkpointing in (False, True):
-                config = without_dropout(variant)
-                model = build(config)
-                model.stack.gradient_checkpointing = checkpointing
-                try:
-                    assert_same_gradients(own, config, parallelise(model, own, **settings), model)
-                except Exception as error:
-                    raise AssertionError(f"{name}, {way}, checkpointing {checkpointing}") from error
+    for checkpointing in (False, True):
+        assert_same_gradients_by_every_way(own, VARIANTS, checkpointing=checkpointing)
+
+
+def losses_over_the_batch_are_means_over_ranks(own: Ranks) -> None:
+    """Each rank's own, of its own tokens: what micro-batches of one rank give."""
+    config = without_dropout(VARIANTS["sut"])
+    reference, rows = build(config), batch(config)
+    expected = backward(reference, rows, dataclasses.replace(AT_ONCE, micro_batch_size=4), Ranks(), 1.0, None)
+    for way in WAYS.values():
+        model = build(config)
+        module = parallelise(model, own, **way)
+        losses = backward(module, rows_of(own, rows), AT_ONCE, own, 1.0, None)
+        assert_close(losses, expected, rtol=1e-9, atol=1e-12)
+        found = {name: whole(gradient(parameter)) for name, parameter in model.named_parameters()}
+        wanted = {name: parameter.grad for name, parameter in reference.named_parameters()}
+        assert_close(found, wanted, rtol=1e-8, atol=1e-11)
 
 
 class Collectives(TorchDispatchMode):

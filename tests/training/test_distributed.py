@@ -18,6 +18,8 @@ CHECKS = [
     "impossible_divisions_are_refused",
     "values_are_spread",
     "gradients_equal_one_ranks",
+    "gradients_equal_one_ranks_in_every_row",
+    "losses_over_the_batch_are_means_over_ranks",
     "collectives_are_few",
     "collectives_do_not_depend_on_the_data",
     "evaluation_leaves_nothing_gathered",
