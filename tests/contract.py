@@ -336,7 +336,8 @@ def autocast_keeps_phases_and_scores(config: ModelConfig) -> None:
     with watch(model) as seen, torch.autocast("cpu", dtype=torch.bfloat16):
         loss = model(inputs, targets).loss
         under = [router.scores(x) for router, x in seen.scored]
-        halting = [gate(h) for gate, h in seen.halted]
+        # Not called as modules: that would be noted, too.
+        halting = [gate.forward(h) for gate, h in seen.halted]
     loss.backward()
     assert all(gradient.isfinite().all() for gradient in gradients(model).values())
     assert loss.dtype == torch.float32

@@ -43,7 +43,7 @@ class Case:
     def __init__(self, semantic: Semantic, weights: Weights) -> None:
         self.semantic = semantic
         self.weights = weights
-        self.scores: dict[tuple[int, str], list[Tensor]] = {}
+        self.scores: dict[tuple[int, str], list[tuple[Tensor, Tensor]]] = {}
         self.sut: dict[tuple[int, str], list[tuple[Tensor, Tensor, Tensor, Tensor]]] = {}
         self.expected_depths: list[Tensor] = []
 
@@ -121,8 +121,8 @@ class Case:
                 (y @ w[f"self_attn.projections.{name}"].T).unflatten(-1, (heads, -1))
                 for y, name in ((x, "q"), (source, "k"))
             )
-            gates_v = self.switchhead_gates(index, "v", source, w)
-            gates_o = self.switchhead_gates(index, "o", x, w)
+            gates_v = self.switchhead_gates(index, "v", source, w, None)
+            gates_o = self.switchhead_gates(index, "o", x, w, alive)
             experts_v, experts_o = (w[f"self_attn.projections.{name}"].unflatten(0, (heads, -1)) for name in "vo")
             v = torch.einsum("bshe,bsd,hedp->bshp", gates_v, plain_source, experts_v)
             context = torch.einsum("bhts,bshp->bthp", self.rotary_attention(q, k), v)
@@ -133,14 +133,20 @@ class Case:
         context = torch.einsum("bhts,bshp->bthp", self.rotary_attention(q, k), v)
         return context.flatten(2) @ w["self_attn.out_proj.weight"].T
 
-    def switchhead_gates(self, index: int, name: str, x: Tensor, w: Weights) -> Tensor:
+    def switchhead_gates(self, index: int, name: str, x: Tensor, w: Weights, alive: Tensor | None) -> Tensor:
         scores = (x @ w[f"self_attn.selections.{name}"].T).unflatten(-1, (self.semantic["n_heads"], -1))
-        self.scores.setdefault((index, f"attention_{name}"), []).append(scores)
-        chosen = best(scores, self.semantic["att_k"])
+        weight = self.note(index, f"attention_{name}", scores, alive)
+        chosen = best(scores, self.semantic["att_k"]) * (weight > 0)[..., None, None]
         if self.semantic["att_selection"] == "sigmoid":
             return chosen / (1 + (-scores).exp())
-        exponentials = chosen * scores.exp()
-        return exponentials / exponentials.sum(-1, keepdim=True)
+        exponentials = best(scores, self.semantic["att_k"]) * scores.exp()
+        return chosen * exponentials / exponentials.sum(-1, keepdim=True)
+
+    def note(self, index: int, name: str, scores: Tensor, alive: Tensor | None) -> Tensor:
+        """Keep scores [b, t, h, e] for the balance term; how much each token counts there."""
+        weight = scores.new_ones(scores.shape[:2]) if alive is None else alive
+        self.scores.setdefault((index, name), []).append((scores, weight))
+        return weight
 
     def rotary_attention(self, q: Tensor, k: Tensor) -> Tensor:
         """Attention weights [b, h, t, s] of queries and keys [b, t, h, p]."""
@@ -186,11 +192,9 @@ class Case:
             return torch.einsum("bte,bted->btd", gates, out + w["moe.output_experts.b"])
         if kind == "sigma_moe":
             scores = scored @ w["pkm.expert_sel"].T + w.get("pkm.sel_bias", torch.zeros(()))
-            self.scores.setdefault((index, "ffn"), []).append(scores.unsqueeze(-2))
+            weight = self.note(index, "ffn", scores.unsqueeze(-2), alive)
             shares = 1 / (1 + (-scores).exp()) if self.semantic["ffn_selection"] == "sigmoid" else softmax(scores)
-            gates = shares * best(scores, self.semantic["ffn_k"])
-            if alive is not None:
-                gates = gates * (alive > 0)[..., None]
+            gates = shares * best(scores, self.semantic["ffn_k"]) * (weight > 0)[..., None]
             hidden = torch.einsum("btd,eds->btes", x, w["pkm.keys"])
             if "pkm.bias" in w:
                 hidden = hidden + w["pkm.bias"]
@@ -219,21 +223,27 @@ class Case:
         for (_, name), applications in self.scores.items():
             part = name.split("_")[0]
             coefficient = wanted.get(part) or 0.0
-            terms.append(coefficient * self.balance(part, torch.stack([softmax(scores) for scores in applications])))
+            probabilities = torch.stack([softmax(scores) for scores, _ in applications])
+            terms.append(coefficient * self.balance(part, probabilities, torch.stack([w for _, w in applications])))
         for applications in self.sut.values():
             terms += self.sut_losses(wanted, [torch.cat([y.flatten(0, 1) for y in x]) for x in zip(*applications)])
         terms += [(wanted.get("act") or 0.0) * depth.mean() for depth in self.expected_depths]
         return torch.stack(terms).sum()
 
-    def balance(self, part: str, probabilities: Tensor) -> Tensor:
-        """probabilities: [application, b, t, h, e]."""
+    def balance(self, part: str, probabilities: Tensor, weights: Tensor) -> Tensor:
+        """probabilities: [application, b, t, h, e]; weights: [application, b, t]."""
+
+        def mean(*over: int) -> Tensor:
+            counted = (probabilities * weights[..., None, None]).sum(over)
+            return counted / weights.sum(over)[..., None, None]
+
         match self.semantic["regulariser"].get("mode", "layers_time"):
             case "layers_time":
-                return -entropy(probabilities.mean((0, 2))).mean()
+                return -entropy(mean(0, 2)).mean()
             case "global":
-                return -entropy(probabilities.mean((0, 1, 2))).mean()
+                return -entropy(mean(0, 1, 2)).mean()
             case "time":
-                each = -entropy(probabilities.mean(2)).mean((1, 2))
+                each = -entropy(mean(2)).mean((1, 2))
                 return each.sum() if part == "ffn" else each.mean()
             case other:
                 raise ValueError(other)
@@ -247,10 +257,8 @@ class Case:
         share = gates.sum(0) / gates.sum()
         frequency = (gates > 0).double().sum(0)
         frequency = frequency / frequency.sum()
-        variation = (share - share.mean()).square().sum() / (len(share) - 1) / (share.mean().square() + 1e-10)
+        variance = (share - share.mean()).square().sum() / max(len(share) - 1, 1)
+        variation = variance / (share.mean().square() + 1e-10)
         switch = len(share) * (kept.sum(0) / kept.sum() * frequency).sum()
-        return [
-            (wanted.get("mutual_information") or 0.0) * (conditional + entropy(marginal)),
-            (wanted.get("cv") or 0.0) * variation,
-            (wanted.get("switch") or 0.0) * switch,
-        ]
+        losses = {"mutual_information": conditional + entropy(marginal), "cv": variation, "switch": switch}
+        return [wanted[name] * loss for name, loss in losses.items() if wanted.get(name)]

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 from dense_reference import Case
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from official_cases import model_config
 from safetensors.torch import load_file
 from torch import Tensor
@@ -41,9 +43,10 @@ SIGMA_MOE = {
     "ffn_expert_bias": False, "ffn_selection_bias": False,
     "regulariser": {"ffn": 0.03, "attention": 0.02, "mode": "layers_time"},
 }  # fmt: skip
-SUT = {
+SUT_MOE = {"ffn": "sut_moe", "ffn_n_experts": 6, "ffn_expert_size": 7, "ffn_k": 2}
+SUT = SUT_MOE | {
     "attention": "sut_moa", "d_head": 4, "att_n_experts": 5, "att_k": 2, "att_expert_dim": 8, "att_heads_per_expert": 2,
-    "max_relative_positions": 4, "ffn": "sut_moe", "ffn_n_experts": 6, "ffn_expert_size": 7, "ffn_k": 2, "act": False,
+    "max_relative_positions": 4, "act": False,
     "regulariser": {"cv": 0.03, "switch": 0.02, "mutual_information": 0.1, "act": None},
 }  # fmt: skip
 ACT = {
@@ -242,19 +245,74 @@ def test_the_reference_gives_the_official_numbers(entry: dict[str, Any]):
 
 @pytest.mark.parametrize("name", COMBINATIONS)
 def test_a_combination_equals_the_reference(name: str):
-    semantic = COMBINATIONS[name]
-    official = random_weights(semantic)
-    block = torch.randint(VOCABULARY, (BATCH, LENGTH + 1), generator=torch.Generator().manual_seed(6))
+    assert_equals_the_reference(COMBINATIONS[name])
+
+
+def test_tokens_halt_in_the_combinations_that_say_so():
+    for semantic in COMBINATIONS.values():
+        if semantic.get("act") and semantic["ffn"] == "sut_moe":
+            case = Case(semantic, random_weights(semantic))
+            case.logits(blocks()[:, :-1])
+            assert any((weight == 0).any() for applications in case.sut.values() for weight, *_ in applications)
+
+
+@st.composite
+def any_combination(draw: st.DrawFn) -> dict[str, Any]:
+    """Whatever the words of a manifest can say together, at sizes of their own."""
+    among = lambda *options: draw(st.sampled_from(options))  # noqa: E731
+    between = lambda low, high: draw(st.integers(low, high))  # noqa: E731
+    coefficient = lambda: among(None, 0.0, 0.03, 0.2)  # noqa: E731
+    sharing, group, repeats = among("none", "single", "abab", "aabb"), between(1, 3), between(1, 3)
+    group = 1 if sharing == "single" else group
+    order = list(range(group)) * (1 if sharing == "none" else repeats)
+    semantic = among(PERI, PRE, POST) | shared(sorted(order) if sharing == "aabb" else order, sharing)
+    semantic |= {"input_norm": among(None, POST["input_norm"]), "output_norm": among(None, "layernorm")}
+    rotary, sut = among(True, False), {"d_head": between(1, 5), "att_heads_per_expert": between(1, 3)}
+    if rotary:
+        size = between(1, 8)
+        semantic |= among(DENSE_HEADS, SWITCHHEAD) | {"n_heads": between(1, 3), "d_head": size}
+        semantic |= {"n_rotate": 2 * between(0, size // 2), "rope_base": among(10.0, 10000.0)}
+    else:
+        semantic |= {"attention": "sut_moa", "max_relative_positions": between(1, LENGTH + 2)} | sut
+    semantic |= among(MLP, SIGMA_MOE, SUT_MOE)
+    for part in ("att", "ffn"):
+        semantic[f"{part}_n_experts"] = between(1, 6)
+        semantic[f"{part}_k"] = between(1, semantic[f"{part}_n_experts"])
+    semantic |= {
+        "ffn_expert_size": between(1, 5), "ffn_size": between(1, 9), "ffn_expert_bias": among(True, False),
+        "ffn_selection_bias": among(True, False), "ffn_selection": among("sigmoid", "softmax", "gate"),
+        "att_selection": among("sigmoid", "softmax"),
+        "act": among(True, False), "halting_threshold": among(0.5, 0.9, 0.999),
+        "regulariser": {
+            "ffn": coefficient(), "attention": coefficient(), "mode": among("layers_time", "global", "time"),
+            "cv": coefficient(), "switch": coefficient(), "mutual_information": coefficient(), "act": coefficient(),
+        },
+    }  # fmt: skip
+    if 1 in (semantic["att_n_experts"], semantic["ffn_n_experts"]):
+        # The official code takes the variance of a single number.
+        semantic["regulariser"]["cv"] = None
+    return semantic
+
+
+@given(semantic=any_combination())
+@settings(max_examples=60, deadline=None)
+def test_any_combination_equals_the_reference(semantic: dict[str, Any]):
+    assert_equals_the_reference(semantic)
+
+
+def blocks() -> Tensor:
+    return torch.randint(VOCABULARY, (BATCH, LENGTH + 1), generator=torch.Generator().manual_seed(6))
+
+
+def assert_equals_the_reference(semantic: dict[str, Any]) -> None:
+    """Logits, both losses and every gradient."""
+    official, block = random_weights(semantic), blocks()
     ids, targets = block[:, :-1], block[:, 1:]
     model = LanguageModel(model_config({"semantic": semantic}, VOCABULARY)).double()
     model.load_state_dict(from_official(official))
     weights = leaves(official)
-    case = Case(semantic, weights)
-    logits, entropy, regulariser = step(case, ids, targets)
+    logits, entropy, regulariser = step(Case(semantic, weights), ids, targets)
     (entropy + regulariser).backward()
-    if semantic.get("act"):
-        halted = [weight == 0 for applications in case.sut.values() for weight, *_ in applications]
-        assert not halted or any(some.any() for some in halted), "no token halts"
     output = model(ids, targets)
     output.loss.backward()
     close = {"rtol": 1e-10, "atol": 1e-12}
