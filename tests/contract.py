@@ -155,7 +155,9 @@ def padding_counts_in_no_loss(config: ModelConfig) -> None:
     for more, other in ((0, 0), (0, 1), (3, 5)):
         padded = inputs.where(real, other)
         padded = torch.cat([padded, padded.new_full((BATCH, more), other)], dim=1)
-        wanted = torch.cat([targets.where(real, IGNORED_TARGET), targets.new_full((BATCH, more), IGNORED_TARGET)], dim=1)
+        wanted = torch.cat(
+            [targets.where(real, IGNORED_TARGET), targets.new_full((BATCH, more), IGNORED_TARGET)], dim=1
+        )
         mask = torch.cat([real, real.new_zeros(BATCH, more)], dim=1)
         model.zero_grad()
         output = model(padded, wanted, attention_mask=mask)

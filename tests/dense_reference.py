@@ -96,7 +96,11 @@ class Case:
             )
             if f"{one}.weight" in w
         )  # fmt: skip
-        scored = {"peri": lambda y: normalise(y, w, first), "pre": lambda y: normalise(y, w, first), "post": lambda y: y}
+        scored = {
+            "peri": lambda y: normalise(y, w, first),
+            "pre": lambda y: normalise(y, w, first),
+            "post": lambda y: y,
+        }
         plain = {"peri": lambda y: y, "pre": scored["pre"], "post": lambda y: y}
         x = x + self.attention(
             index, w, scored[norm](x), scored[norm](source), plain[norm](x), plain[norm](source), alive
@@ -113,9 +117,10 @@ class Case:
         self, index: int, w: Weights, x: Tensor, source: Tensor, plain: Tensor, plain_source: Tensor,
         alive: Tensor | None,
     ) -> Tensor:  # fmt: skip
-        kind, heads = self.semantic["attention"], self.semantic.get("n_heads")
+        kind = self.semantic["attention"]
         if kind == "sut_moa":
             return self.attention_experts(index, w, x, source, plain_source, alive)
+        heads = self.semantic["n_heads"]
         if kind == "switchhead":
             q, k = (
                 (y @ w[f"self_attn.projections.{name}"].T).unflatten(-1, (heads, -1))
@@ -226,7 +231,8 @@ class Case:
             probabilities = torch.stack([softmax(scores) for scores, _ in applications])
             terms.append(coefficient * self.balance(part, probabilities, torch.stack([w for _, w in applications])))
         for applications in self.sut.values():
-            terms += self.sut_losses(wanted, [torch.cat([y.flatten(0, 1) for y in x]) for x in zip(*applications)])
+            statistics = [torch.cat([y.flatten(0, 1) for y in x]) for x in zip(*applications, strict=True)]
+            terms += self.sut_losses(wanted, statistics)
         terms += [(wanted.get("act") or 0.0) * depth.mean() for depth in self.expected_depths]
         return torch.stack(terms).sum()
 

@@ -12,6 +12,7 @@ from moeut.model.feedforward import MLPConfig
 from moeut.model.halting import ActConfig
 from moeut.model.language_model import ModelConfig
 from moeut.model.layer import AttentionConfig, FeedForwardConfig
+from moeut.model.routing import GateName
 from moeut.model.sigma_moe import SigmaMoEConfig
 from moeut.model.softmax_moe import SoftmaxMoEConfig
 from moeut.model.switchhead import SwitchHeadConfig
@@ -28,9 +29,10 @@ def balance(semantic: dict[str, Any], part: str) -> dict[str, Any]:
     return {"router_aux_loss_coef": coefficient, "balance_scope": scope}
 
 
-def gate(selection: str, of_softmax: str) -> str:
+def gate(selection: str, of_softmax: GateName) -> GateName:
     """The training code has two names for softmax gates."""
-    return {"sigmoid": "sigmoid", "softmax": of_softmax, "gate": of_softmax}[selection]
+    gates: dict[str, GateName] = {"sigmoid": "sigmoid", "softmax": of_softmax, "gate": of_softmax}
+    return gates[selection]
 
 
 def softmax_losses(semantic: dict[str, Any]) -> dict[str, Any]:

@@ -166,9 +166,7 @@ def watch(model: LanguageModel) -> Iterator[Seen]:
             case _:
                 seen.phases.append(inputs[1].phases)
 
-    watched = [
-        module for module in model.modules() if isinstance(module, Layer | Router | SoftmaxRouter | HaltingGate)
-    ]
+    watched = [module for module in model.modules() if isinstance(module, Layer | Router | SoftmaxRouter | HaltingGate)]
     handles = [module.register_forward_pre_hook(note) for module in watched]
     yield seen
     for handle in handles:

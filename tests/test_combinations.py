@@ -234,13 +234,12 @@ def test_the_reference_gives_the_official_numbers(entry: dict[str, Any]):
     weights = leaves({n.removeprefix("param/"): v.double() for n, v in tensors.items() if n.startswith("param/")})
     source = "f64buf" if "f64buf/train/logits" in tensors else "ref"
     logits, entropy, regulariser = step(Case(entry["semantic"], weights), tensors["input_ids"], tensors["targets"])
-    close = {"rtol": 1e-10, "atol": 1e-10}
-    assert_close(logits, tensors[f"{source}/train/logits"], **close)
-    assert_close(entropy, tensors[f"{source}/train/ce"], **close)
-    assert_close(regulariser, tensors[f"{source}/train/reg_loss"], **close)
+    assert_close(logits, tensors[f"{source}/train/logits"], rtol=1e-10, atol=1e-10)
+    assert_close(entropy, tensors[f"{source}/train/ce"], rtol=1e-10, atol=1e-10)
+    assert_close(regulariser, tensors[f"{source}/train/reg_loss"], rtol=1e-10, atol=1e-10)
     (entropy + regulariser).backward()
     gradients = {name: tensors[f"{source}/train/grad/{name}"] for name in weights}
-    assert_close({name: weight.grad for name, weight in weights.items()}, gradients, **close)
+    assert_close({name: weight.grad for name, weight in weights.items()}, gradients, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", COMBINATIONS)
@@ -315,12 +314,11 @@ def assert_equals_the_reference(semantic: dict[str, Any]) -> None:
     (entropy + regulariser).backward()
     output = model(ids, targets)
     output.loss.backward()
-    close = {"rtol": 1e-10, "atol": 1e-12}
-    assert_close(output.logits, logits, **close)
-    assert_close(output.cross_entropy, entropy, **close)
-    assert_close(output.regulariser, regulariser, **close)
+    assert_close(output.logits, logits, rtol=1e-10, atol=1e-12)
+    assert_close(output.cross_entropy, entropy, rtol=1e-10, atol=1e-12)
+    assert_close(output.regulariser, regulariser, rtol=1e-10, atol=1e-12)
     expected = from_official({name: weight.grad for name, weight in weights.items() if weight.grad is not None})
     found = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
     assert found.keys() == expected.keys()
     assert_close(found, expected, rtol=1e-9, atol=1e-11)
-    assert_close(model.eval()(ids).logits, logits.detach(), **close)
+    assert_close(model.eval()(ids).logits, logits.detach(), rtol=1e-10, atol=1e-12)

@@ -1,7 +1,7 @@
 """How does the Sparse Universal Transformer attend? Each token picks whole attention experts; all share keys, values.
 
-SUT is arXiv 2310.07096. Letters: B batch, T query tokens, N key tokens, d hidden size, A experts, K selected, H heads in
-each, P head size, R the farthest relative position.
+SUT is arXiv 2310.07096. Letters: B batch, T query tokens, N key tokens, d hidden size, A experts, K selected, H heads
+in each, P head size, R the farthest relative position.
 """
 
 from typing import Literal
@@ -50,7 +50,7 @@ class AttentionExpertsConfig(SoftmaxRouterConfig):
 
 
 class AttentionExperts(nn.Module):
-    """out(t) = Σ_{e∈S} g_e · concat_h(softmax_j(q_eh·k_h(j) / √P + q_eh·r_h(j − t) / P^¼) v_h) O_e, with q_e = x(t) Q_e.
+    """out(t) = Σ_{e∈S} g_e · concat_h(softmax_j(q_eh·k_h(j) / √P + q_eh·r_h(j − t) / P^¼) v_h) O_e;  q_e = x(t) Q_e.
 
     q_experts: [A, d, H·P]; o_experts: [A, H·P, d]; k_proj, v_proj: one for all experts. relative_embedding: [H, P,
     2(R + 1) + 1], whose entry j − t + R + 1 is r; beyond ±R the outermost serve (the two ends are never used, as in the

@@ -39,7 +39,9 @@ class ExpertBias(nn.Module):
 def biased_expert_mlp(
     x: Tensor, up: Tensor, down: Tensor, up_bias: ExpertBias, routes: Routes, gates: Tensor, *, backend: ExpertBackend
 ) -> Tensor:
-    """`moeut.experts.expert_mlp` with a bias before the ReLU: y_n = Σ_r gate_r · relu(x_n up[e_r] + up_bias[e_r]) down[e_r].
+    """`moeut.experts.expert_mlp` with a bias before the ReLU.
+
+        y_n = Σ_{routes r of row n} gate_r · relu(x_n up[e_r] + up_bias[e_r]) down[e_r]
 
     x: [N, D]; up: [E, D, S]; down: [E, S, D]; gates: [R] → [N, D]. Keeps hidden values [R, S], as that does.
     """

@@ -20,7 +20,10 @@ from moeut.settings import STRICT, PositiveInt
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SoftmaxMoEConfig(SoftmaxRouterConfig):
-    """Feed-forward experts of SUT. moe_intermediate_size: S. Else: `moeut.model.softmax_routing.SoftmaxRouterConfig`."""
+    """Feed-forward experts of SUT.
+
+    moe_intermediate_size: S. Else: `moeut.model.softmax_routing.SoftmaxRouterConfig`.
+    """
 
     kind: Literal["softmax_moe"] = "softmax_moe"
     moe_intermediate_size: PositiveInt

@@ -207,9 +207,7 @@ class MoEUT(nn.Module):
             return False
         return not (survival if real is None else survival * real).any().item()
 
-    def _remember_the_rest(
-        self, depth: int, result: Tensor, around: Surroundings, cache: Cache | None
-    ) -> list[Tensor]:
+    def _remember_the_rest(self, depth: int, result: Tensor, around: Surroundings, cache: Cache | None) -> list[Tensor]:
         """The streams of the layers from `depth` on, when all tokens have halted; their cache slots are filled."""
         deeper = range(depth, self.config.num_hidden_layers)
         if cache is not None:

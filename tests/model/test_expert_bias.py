@@ -44,7 +44,9 @@ def test_weighted_sums_by_hand():
 def test_the_perceptron_route_by_route(backend: ExpertBackend):
     """With gradients; a row whose routes all lead to nobody is zero and gets none."""
     up_bias = bias_of(5)
-    x, up, down = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((4, 6), (3, 6, 5), (3, 5, 6)))
+    x, up, down = (
+        torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((4, 6), (3, 6, 5), (3, 5, 6))
+    )
     gates = torch.rand(8, dtype=torch.float64, requires_grad=True)
     found = biased_expert_mlp(x, up, down, up_bias, Routes.sort(EXPERTS, NOBODY), gates, backend=backend)
     expected = torch.stack(

@@ -120,7 +120,7 @@ def losses_of(router: SoftmaxRouter, applications: list[tuple[Tensor, Tokens]]) 
 @pytest.mark.parametrize("padded", [False, True])
 def test_losses_over_all_tokens_and_applications(loss: str, halting: bool, padded: bool):
     """Each by its own formula, token by token; weights are survival, and padding is left out."""
-    router = build(**{f"{loss}_loss_coef": 0.25})
+    router = build(0, **{f"{loss}_loss_coef": 0.25})
     applications, weights, streams = [], [], []
     for _ in range(3):
         survival = torch.rand(BATCH, LENGTH, dtype=torch.float64) if halting else None
@@ -228,7 +228,7 @@ def test_one_expert_has_no_variation():
 
 
 def test_a_batch_without_real_tokens_costs_nothing_and_has_finite_gradients():
-    router = build(**{f"{loss}_loss_coef": 1.0 for loss in LOSSES})
+    router = build(0, **{f"{loss}_loss_coef": 1.0 for loss in LOSSES})
     nobody = Tokens(real=torch.zeros(BATCH, LENGTH, dtype=torch.bool))
     found = losses_of(router, [(stream(), nobody)])
     gradients = torch.autograd.grad(found, list(router.parameters()))
