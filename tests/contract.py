@@ -231,31 +231,32 @@ def micro_batches_equal_the_whole(config: ModelConfig) -> None:
 def described_equals_built(config: ModelConfig) -> None:
     """The parameters and multiply-accumulates that `cost` states are those of the built model."""
     config = dataclasses.replace(without_dropout(config), expert_backend="reference")
+    if config.halting is not None:
+        # Stated is what runs while nobody has halted.
+        config = dataclasses.replace(config, halting=dataclasses.replace(config.halting, threshold=1 - 1e-9))
     model = build(config).eval()
     inputs, _ = tokens(config)
     stated = cost(config, context_length=LENGTH)
     assert stated.parameters == sum(parameter.numel() for parameter in model.parameters())
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        # Asked for its routing, a model runs all layers, whoever has halted.
-        model(inputs, return_routing=True)
+        model(inputs)
     assert counter.get_total_flops() == 2 * stated.macs_per_token * BATCH * LENGTH
 
 
 def another_number_of_repeats_runs(config: ModelConfig) -> None:
     """The same weights at other depths: a cache of that depth, cached decoding, gradients, parameters unchanged."""
     inputs, targets = tokens(config, length=4)
+    weights, logits = build(config).state_dict(), []
     for num_repeats in (1, config.num_repeats + 1):
-        other = config.with_repeats(num_repeats)
-        model = build(other)
-        model.load_state_dict(build(config).state_dict())
-        full = model.eval()(inputs).logits
-        assert full.isfinite().all()
+        model = build(config.with_repeats(num_repeats))
+        model.load_state_dict(weights)
+        logits.append(model.eval()(inputs).logits)
+        assert logits[-1].isfinite().all()
         for cuts in ([], [1, 3]):
-            assert_close(in_chunks(model, inputs, cuts), full, rtol=1e-9, atol=1e-12)
-        if num_repeats > 1:
-            train_step(model.train(), inputs, targets)
-            assert not torch.allclose(full, build(config).eval()(inputs).logits)
+            assert_close(in_chunks(model, inputs, cuts), logits[-1], rtol=1e-9, atol=1e-12)
+    train_step(model.train(), inputs, targets)
+    assert not torch.allclose(*logits)
 
 
 def repetition_changes_nothing(config: ModelConfig) -> None:

@@ -145,9 +145,10 @@ def used_experts(chosen: Tensor, weight: Tensor) -> Tensor:
 
 @dataclasses.dataclass
 class Seen:
-    """phases: of every executed layer. scored, halted: every router, every halting gate, with what it read."""
+    """phases, survival: of every executed layer. scored, halted: every router and halting gate, with what it read."""
 
     phases: list[Phases]
+    survival: list[Tensor | None]
     scored: list[tuple[Router | SoftmaxRouter, Tensor]]
     halted: list[tuple[HaltingGate, Tensor]]
 
@@ -155,7 +156,7 @@ class Seen:
 @contextmanager
 def watch(model: LanguageModel) -> Iterator[Seen]:
     """Note what layers, routers and halting gates are given."""
-    seen = Seen([], [], [])
+    seen = Seen([], [], [], [])
 
     def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         match module:
@@ -165,6 +166,7 @@ def watch(model: LanguageModel) -> Iterator[Seen]:
                 seen.halted.append((module, inputs[0]))
             case _:
                 seen.phases.append(inputs[1].phases)
+                seen.survival.append(inputs[1].tokens.survival)
 
     watched = [module for module in model.modules() if isinstance(module, Layer | Router | SoftmaxRouter | HaltingGate)]
     handles = [module.register_forward_pre_hook(note) for module in watched]

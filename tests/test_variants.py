@@ -7,6 +7,8 @@ import dataclasses
 
 import contract
 import pytest
+import torch
+from steps import build, tokens, watch
 
 from moeut.model.attention import DenseAttentionConfig
 from moeut.model.attention_experts import AttentionExpertsConfig
@@ -150,3 +152,18 @@ def test_variant_keeps_its_promise(config: ModelConfig, promise: contract.Promis
 def test_inductor_equals_eager():
     """The compiler that generates code, not only graphs; it needs a C++ compiler."""
     contract.assert_compiled_equals_eager(MOEUT, "inductor")
+
+
+HALTING = {variant: config for variant, config in VARIANTS.items() if config.halting is not None}
+
+
+@pytest.mark.parametrize("config", HALTING.values(), ids=HALTING)
+def test_some_tokens_halt_and_others_go_on(config: ModelConfig):
+    """Otherwise the contract would say little of halting."""
+    model = build(config).eval()
+    with watch(model) as seen:
+        model(tokens(config)[0], return_routing=True)
+    halted = torch.stack([survival == 0 for survival in seen.survival])
+    assert not halted[0].any()
+    assert any(some.any() and not some.all() for some in halted)
+    assert (halted[1:] >= halted[:-1]).all(), "who has halted stays so"
