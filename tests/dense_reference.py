@@ -227,9 +227,10 @@ class Case:
         terms, wanted = [torch.zeros(()).double()], self.semantic["regulariser"] or {}
         for (_, name), applications in self.scores.items():
             part = name.split("_")[0]
-            coefficient = wanted.get(part) or 0.0
-            probabilities = torch.stack([softmax(scores) for scores, _ in applications])
-            terms.append(coefficient * self.balance(part, probabilities, torch.stack([w for _, w in applications])))
+            if wanted.get(part):
+                probabilities = torch.stack([softmax(scores) for scores, _ in applications])
+                weights = torch.stack([weight for _, weight in applications])
+                terms.append(wanted[part] * self.balance(part, probabilities, weights))
         for applications in self.sut.values():
             statistics = [torch.cat([y.flatten(0, 1) for y in x]) for x in zip(*applications, strict=True)]
             terms += self.sut_losses(wanted, statistics)

@@ -1,6 +1,6 @@
 """What does each part of a layer read, and what does the residual stream get?"""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -38,8 +38,8 @@ class Spy(nn.Module):
 
 def build(norm: NormName, hidden_dropout: float = 0.0) -> tuple[Layer, Spy, Spy]:
     attention, feed_forward = Spy(2.0), Spy(5.0)
-    parts: Any = attention, feed_forward
-    layer = Layer(*parts, 4, norm=norm, layer_norm_eps=1e-5, hidden_dropout=hidden_dropout).double()
+    one, other = cast(Any, attention), cast(Any, feed_forward)
+    layer = Layer(one, other, 4, norm=norm, layer_norm_eps=1e-5, hidden_dropout=hidden_dropout).double()
     with torch.no_grad():
         for part in (layer.attention_norm, layer.feed_forward_norm):
             part.weight.normal_()
