@@ -122,6 +122,14 @@ VARIANTS = {
 }  # fmt: skip
 
 
+ROWS = [
+    "moeut", "moeut aabb", "moeut pre", "moeut post", "moeut one gated attention expert", "sigma-moe unshared",
+    "dense heads and sigma-moe", "switchhead and mlp", "dense transformer", "universal transformer",
+    "universal transformer pre", "universal transformer with act", "sut", "sut without act",
+    "moeut with softmax gates",
+]  # fmt: skip
+"""The table of docs/variants.md, for tests that take long; the others are its rows at other sizes and settings."""
+
 COMPILED_IN_EVERY_RUN = {
     "moeut post", "moeut one gated attention expert", "dense transformer", "with dropout", "sut with every loss",
     "sigma-moe over the batch, with biases",

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from test_variants import ROWS
+from test_variants import VARIANTS as TABLE
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Cache, DynamicCache, StaticCache
 
@@ -135,6 +137,31 @@ def test_left_padding_changes_nothing(config: ModelConfig, settings: dict[str, A
     mask = (padded != 0).long()
     together = generated(model, padded, mask, **settings)
     assert torch.equal(together, torch.cat([generated(model, ids) for ids in alone]))
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_row_writes_the_same_with_a_cache_without_one_and_in_a_padded_batch(row: str) -> None:
+    """Greedily, in float64; a prompt alone, and with padding on its left beside longer ones."""
+    config = replace(TABLE[row], vocab_size=40)
+    model, few = build(config), {"max_new_tokens": 5}
+    alone = [prompts(1, length) for length in (2, 6, 4)]
+    texts = torch.cat([generated(model, ids, **few) for ids in alone])
+    assert torch.equal(torch.cat([generated(model, ids, use_cache=False, **few) for ids in alone]), texts)
+    padded = torch.stack([torch.nn.functional.pad(ids[0], (6 - ids.shape[1], 0)) for ids in alone])
+    assert torch.equal(generated(model, padded, (padded != 0).long(), **few), texts)
+
+
+def test_a_rival_survives_a_folder(tmp_path: Path) -> None:
+    """SUT with halting, by both makers of folders."""
+    config, ids = replace(TABLE["sut"], vocab_size=40), prompts()
+    model = build(config)
+    save_model(model.model, tmp_path / "ours")
+    loaded, info = load_with_info(tmp_path / "ours")
+    assert not any(info.values())
+    assert loaded.config.model_config == config
+    torch.testing.assert_close(loaded(ids).logits, model(ids).logits, rtol=1e-10, atol=1e-10)
+    loaded.save_pretrained(tmp_path / "theirs")
+    torch.testing.assert_close(load_model(tmp_path / "theirs").state_dict(), model.model.state_dict(), rtol=0, atol=0)
 
 
 def test_beams_are_the_same_with_and_without_a_cache() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from steps import without_batch_losses, without_dropout
-from test_variants import MOEUT, VARIANTS
+from test_variants import MOEUT, ROWS, VARIANTS
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.testing import assert_close
@@ -46,13 +46,6 @@ SPARSE = dataclasses.replace(
     tie_word_embeddings=True,
 )
 """Fewer tokens than experts, so that many experts get no route; two layers, three repeats."""
-
-ROWS = [
-    "moeut", "moeut aabb", "moeut pre", "moeut post", "moeut one gated attention expert", "sigma-moe unshared",
-    "dense heads and sigma-moe", "switchhead and mlp", "dense transformer", "universal transformer",
-    "universal transformer pre", "universal transformer with act", "sut", "sut without act",
-    "moeut with softmax gates",
-]  # fmt: skip
 
 WAYS: dict[str, dict[str, Any]] = {"ddp": {}, "fsdp": {"parallel": "fsdp"}, "hsdp": {"parallel": "fsdp", "replicas": 2}}
 
