@@ -14,8 +14,7 @@ from moeut.config import RunConfig, run_config
 from moeut.evaluation.perplexity import Perplexity
 from moeut.experiments.parts import build, check, sample, score, summary
 from moeut.experiments.resources import resolved
-from moeut.experiments.run_folder import claim
-from moeut.files import held_by_one_process
+from moeut.experiments.run_folder import claimed
 from moeut.model.cost import cost
 from moeut.presets import run_preset
 from moeut.training import loop
@@ -30,7 +29,7 @@ from moeut.training.report import METRICS, SAMPLES, Reporter, finished
 from moeut.training.retention import checkpoints
 from moeut.training.trackers import LinesFile, TensorBoard, Tracker, WeightsAndBiases
 from moeut.trees import to_tree
-from moeut.validation import validate
+from moeut.validation import Tree, validate
 
 HIGH_LEARNING_RATE = 0.1
 
@@ -64,7 +63,12 @@ def train(
     """
     asked, run = _asked(config, data, overrides), Path(run)
     with ranks(device) as here, ExitStack() as stack:
-        config = validate(RunConfig, here.on_main(lambda: to_tree(_begin(asked, run, resume, here, stack))))
+
+        def begin() -> Tree:
+            check(asked, here, parallel=parallel, replicas=replicas, compile=compile)
+            return to_tree(stack.enter_context(claimed(run, asked, resume, lambda given: resolved(given, here))))
+
+        config = validate(RunConfig, here.on_main(begin))
         training = config.training
         progress = stack.enter_context(Progress(quiet=quiet or not here.is_main))
         scores = here.on_main(lambda: _scores_if_finished(run, training.num_steps))
@@ -105,14 +109,6 @@ def _asked(config: RunConfig | str, data: str | None, overrides: Mapping[str, An
         raise ValueError("data: name the prepared folder to train on")
     values = [(name, json.dumps(value)) for name, value in (overrides or {}).items()]
     return run_config(to_tree(run_preset(config, data=data)), None, values)
-
-
-def _begin(config: RunConfig, run: Path, resume: str, here: Ranks, stack: ExitStack) -> RunConfig:
-    """On the main rank: check, take the folder, and hold it until the run ends."""
-    check(config, here)
-    config = claim(run, config, resume, lambda asked: resolved(asked, here))
-    stack.enter_context(held_by_one_process(run))
-    return config
 
 
 def _scores_if_finished(run: Path, num_steps: int) -> dict[str, Any] | None:

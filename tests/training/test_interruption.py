@@ -1,14 +1,15 @@
-"""Is the first signal noted and the second one obeyed?"""
+"""Does the first signal let a step end, and the second one the program?"""
 
 import signal
 
 import pytest
 
-from moeut.training.interruption import interruption
+from moeut.training import interruption as module
+from moeut.training.interruption import SAME_SECONDS, interruption
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_noted(number):
+def test_the_first_signal_is_noted(number: signal.Signals):
     former = signal.getsignal(number)
     with interruption() as noted:
         assert noted.received is None
@@ -17,10 +18,16 @@ def test_the_first_signal_is_noted(number):
     assert signal.getsignal(number) is former
 
 
-def test_the_second_acts_as_before():
+def test_the_second_acts_as_before(monkeypatch: pytest.MonkeyPatch):
+    now = 100.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
     with pytest.raises(KeyboardInterrupt), interruption() as noted:  # noqa: PT012 (the first must not raise)
         signal.raise_signal(signal.SIGTERM)
+        # What torchrun passes on at once is no second one.
+        now += SAME_SECONDS / 2
+        signal.raise_signal(signal.SIGINT)
         assert noted.received == signal.SIGTERM
+        now += SAME_SECONDS
         signal.raise_signal(signal.SIGINT)
 
 
