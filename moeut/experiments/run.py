@@ -26,7 +26,7 @@ from moeut.training.machine import peak_flops, peak_memory_bytes
 from moeut.training.precision import resolve_precision
 from moeut.training.progress import Progress
 from moeut.training.report import METRICS, SAMPLES, Reporter, finished
-from moeut.training.retention import checkpoints
+from moeut.training.retention import checkpoint_folder, checkpoints, damage
 from moeut.training.trackers import LinesFile, TensorBoard, Tracker, WeightsAndBiases
 from moeut.trees import to_tree
 from moeut.validation import Tree, validate
@@ -112,8 +112,8 @@ def _asked(config: RunConfig | str, data: str | None, overrides: Mapping[str, An
 
 
 def _scores_if_finished(run: Path, num_steps: int) -> dict[str, Any] | None:
-    saved = checkpoints(run)
-    if not saved or not saved[-1].name.endswith(f"{num_steps:08d}"):
+    last = checkpoint_folder(run, num_steps)
+    if not last.is_dir() or damage(last) is not None:
         return None
     scores = finished(run, num_steps)
     return None if scores is None else asdict(scores)
