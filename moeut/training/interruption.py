@@ -2,14 +2,9 @@
 
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-
-SAME_SECONDS = 1.0
-"""Signals that come so soon after the first are the same one: torchrun passes a Ctrl-C on that its processes have had
-from the terminal already."""
 
 
 class Interruption:
@@ -20,7 +15,7 @@ class Interruption:
 
 @contextmanager
 def interruption() -> Iterator[Interruption]:
-    """While inside, SIGINT and SIGTERM are noted once; a second one, a second later, acts as it would have before.
+    """While inside, SIGINT and SIGTERM are noted once; a second one acts as it would have before.
 
     Outside the main thread, where Python lets nobody listen to signals, nothing is noted.
     """
@@ -30,18 +25,13 @@ def interruption() -> Iterator[Interruption]:
         return
 
     def note(number: int, frame: FrameType | None) -> None:
-        nonlocal first
-        if noted.received is None:
-            noted.received, first = signal.Signals(number), time.monotonic()
-        elif time.monotonic() - first >= SAME_SECONDS:
-            restore()
-            signal.raise_signal(number)
+        noted.received = signal.Signals(number)
+        restore()
 
     def restore() -> None:
         for number, handler in former.items():
             signal.signal(number, handler)
 
-    first = 0.0
     former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in former:
         signal.signal(number, note)
