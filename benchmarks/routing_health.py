@@ -2,20 +2,23 @@
 
     python benchmarks/routing_health.py [--preset tiny] [--steps 60]
 
-Steps that count and steps that do not take turns in one process, on the same tokens; each counting step also pays its
-share of a line of the metrics, which adds up the counts. Compared are medians of the process's own processor time, which
-other processes of a busy machine touch little.
+Steps that count and steps that do not take turns in one process, on the same tokens: the median of the pairs' ratios.
+Told beside it is the time spent in counting itself, whose share of a step is steadier than a difference of two nearly
+equal steps, and that of adding the counts up for a line of the metrics. All of it is the process's own processor time.
 """
 
 import argparse
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from moeut.model.language_model import LanguageModel
+from moeut.model.routing import Selection
 from moeut.presets import run_preset
 from moeut.training.distributed import Ranks
 from moeut.training.guard import Guard
@@ -24,29 +27,49 @@ from moeut.training.optimizer import build_optimizer
 from moeut.training.step import training_step
 
 
-def measure(preset: str, sequences: int, steps: int) -> tuple[float, float, float]:
-    """Processor seconds: median of a step that does not count, of one that does, and of adding up for a line."""
+class TimedCounts(RouteCounts):
+    """Counts, and how long each step's counting took."""
+
+    seconds = 0.0
+
+    def add(self, routing: Sequence[Mapping[str, Selection]]) -> None:
+        started = time.process_time()
+        super().add(routing)
+        self.seconds += time.process_time() - started
+
+
+class Costs(NamedTuple):
+    """Processor seconds of a step that does not count, of its counting alone, of a line; a counting step's ratio."""
+
+    step: float
+    counting: float
+    line: float
+    ratio: float
+
+
+def measure(preset: str, sequences: int, steps: int) -> Costs:
+    """The medians of so many pairs of steps; the first two of each are not measured."""
     config = run_preset(preset, data="")
     training = replace(config.training, batch_tokens=sequences * config.training.context_length)
     torch.manual_seed(0)
     model = LanguageModel(config.model)
-    optimizer, routes = build_optimizer(model, training.optimizer), RouteCounts(config.model, Ranks())
-    generator = np.random.default_rng(0)
-    seconds: dict[bool, list[float]] = {False: [], True: []}
-    lines: list[float] = []
-    for step in range(2 * (steps + 2)):
-        if step % 2 == 0:
-            tokens = generator.integers(0, config.model.vocab_size, (sequences, training.context_length + 1))
-        # Which of the two is first on new tokens changes too.
-        counting = (step + step // 2) % 2 == 0
+    optimizer, generator = build_optimizer(model, training.optimizer), np.random.default_rng(0)
+    costs: list[Costs] = []
+    for step in range(steps + 2):
+        tokens = generator.integers(0, config.model.vocab_size, (sequences, training.context_length + 1))
         rows = tokens[:, :-1], tokens[:, 1:]
-        started = time.process_time()
-        training_step(model, optimizer, rows, 1e-4, training, Ranks(), Guard(), routes if counting else None)
-        seconds[counting].append(time.process_time() - started)
+        routes, seconds = TimedCounts(config.model, Ranks()), {}
+        # Which of the two comes first changes too.
+        for counted in (routes, None) if step % 2 else (None, routes):
+            started = time.process_time()
+            training_step(model, optimizer, rows, 1e-4, training, Ranks(), Guard(), counted)
+            seconds[counted is routes] = time.process_time() - started
         started = time.process_time()
         routes.health()
-        lines.append(time.process_time() - started)
-    return median(seconds[False][2:]), median(seconds[True][2:]), median(lines)
+        costs.append(
+            Costs(seconds[False], routes.seconds, time.process_time() - started, seconds[True] / seconds[False])
+        )
+    return Costs(*map(median, zip(*costs[2:], strict=True)))
 
 
 def main() -> None:
@@ -55,12 +78,15 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=8)
     parser.add_argument("--steps", type=int, default=60)
     options = parser.parse_args()
-    without, counting, line = measure(options.preset, options.sequences, options.steps)
+    costs = measure(options.preset, options.sequences, options.steps)
     every = run_preset(options.preset, data="").training.report_every_steps
     print(
-        f"{options.preset}, {options.sequences} sequences a step, {torch.get_num_threads()} threads, medians of "
-        f"{options.steps}: {1000 * without:.2f} ms without, {1000 * counting:.2f} ms counting, {1000 * line:.3f} ms "
-        f"a line every {every} steps: {(counting + line / every) / without - 1:+.2%}"
+        f"{options.preset}, {options.sequences} sequences a step, {torch.get_num_threads()} threads, {options.steps} "
+        f"pairs: a step that counts takes {costs.ratio - 1:+.2%}"
+    )
+    print(
+        f"counting alone {1000 * costs.counting:.3f} ms, a line every {every} steps {1000 * costs.line:.3f} ms: "
+        f"together {(costs.counting + costs.line / every) / costs.step:.2%} of {1000 * costs.step:.2f} ms"
     )
 
 
