@@ -87,7 +87,10 @@ def build_parser() -> argparse.ArgumentParser:
     sub = verb("train", train, "Train a model on a prepared folder; goes on where an interrupted run stopped.")
     _configuration_options(sub)
     sub.add_argument("--data", metavar="DIR", help=f"prepared folder (default {DEFAULT_DATA})")
-    sub.add_argument("--run", metavar="DIR", help="run folder (default runs/PRESET)")
+    sub.add_argument(
+        "--run", "--run-folder", dest="run", metavar="DIR",
+        help="run folder (default runs/PRESET); torchrun takes --run for its own, so there say --run-folder",
+    )  # fmt: skip
     sub.add_argument(
         "--resume", default="auto", metavar="auto|never",
         help="auto: go on from the newest complete checkpoint; never: refuse a folder that has one (%(default)s)",

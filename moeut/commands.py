@@ -84,6 +84,7 @@ def _inspect(options: argparse.Namespace) -> int:
 def train(options: argparse.Namespace) -> int:
     """`moeut train`: a run folder with checkpoints, metrics and the resolved configuration."""
     from moeut.experiments.run import train as train_run
+    from moeut.training.distributed import is_main_process
     from moeut.trees import to_yaml
 
     config = _resolve(options)
@@ -103,6 +104,8 @@ def train(options: argparse.Namespace) -> int:
     result = train_run(
         config, folder, resume=options.resume, tensorboard=options.tensorboard, wandb=options.wandb, **how
     )
+    if not is_main_process():
+        return _exit_code(result.interrupted_by, tell=False)
     held_out = result.held_out
     lines = [f"{folder}: {result.step:,} of {config.training.num_steps:,} steps"]
     if held_out is not None:
@@ -219,11 +222,12 @@ def _print(result: dict[str, Any], lines: Sequence[str], *, as_json: bool) -> No
     print(json.dumps(result, indent=2) if as_json else "\n".join(lines))
 
 
-def _exit_code(interrupted_by: int | None) -> int:
+def _exit_code(interrupted_by: int | None, *, tell: bool = True) -> int:
     """0, or 128 + the signal that ended a run early, as shells count it."""
     if interrupted_by is None:
         return 0
-    print("moeut: interrupted and saved; the same command goes on from here", file=sys.stderr)
+    if tell:
+        print("moeut: interrupted and saved; the same command goes on from here", file=sys.stderr)
     return 128 + interrupted_by
 
 

@@ -5,6 +5,7 @@ import difflib
 import json
 import types
 import typing
+from collections.abc import Iterable
 from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
@@ -14,6 +15,8 @@ Tree = dict[str, Any]
 """A configuration as nested dicts, lists, numbers and strings."""
 
 ConfigT = TypeVar("ConfigT")
+
+INPUT = "Input should be "
 
 
 def validate(kind: type[ConfigT], tree: Tree) -> ConfigT:
@@ -25,8 +28,20 @@ def validate(kind: type[ConfigT], tree: Tree) -> ConfigT:
     try:
         return TypeAdapter(kind).validate_json(json.dumps(tree))
     except ValidationError as error:
-        problems = (line for details in error.errors() for line in _describe(kind, tree, details))
+        problems = (line for details in _by_field(tree, error.errors()) for line in _describe(kind, tree, details))
         raise ValueError("\n".join(dict.fromkeys(problems))) from None
+
+
+def _by_field(tree: Tree, errors: list[ErrorDetails]) -> Iterable[ErrorDetails]:
+    """The errors, one a field where pydantic has one for each thing that a value could have been."""
+    merged: dict[tuple[str, ...], ErrorDetails] = {}
+    for details in errors:
+        # Of a field that holds a part of its own, each error says something else.
+        key = (*_path(tree, details["loc"]), "" if details["msg"].startswith(INPUT) else details["msg"])
+        if key in merged:
+            details["msg"] = f"{merged[key]['msg']} or {details['msg'].removeprefix(INPUT)}"
+        merged[key] = details
+    return merged.values()
 
 
 def _describe(kind: type[Any], tree: Tree, details: ErrorDetails) -> list[str]:
@@ -58,9 +73,19 @@ def _path(tree: Tree, location: tuple[int | str, ...]) -> list[str]:
         inside = isinstance(node, dict)
         if inside and step not in node and cast(Tree, node).get("kind") == step:
             continue
+        if path and not isinstance(node, dict | list):
+            # One of the things that this value could have been.
+            continue
         path.append(str(step))
-        node = cast(Tree, node).get(str(step)) if inside else None
+        node = _at(node, step)
     return path
+
+
+def _at(node: Any, step: int | str) -> Any:
+    if isinstance(node, list):
+        elements = cast(list[Any], node)
+        return elements[step] if isinstance(step, int) and step < len(elements) else None
+    return cast(Tree, node).get(str(step))
 
 
 def _field_names(kind: type[Any], tree: Tree, path: list[str]) -> list[str]:

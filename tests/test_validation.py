@@ -30,6 +30,8 @@ class Square:
 class Box:
     shape: Annotated[Round | Square, Field(discriminator="kind")]
     label: str = "box"
+    size: PositiveInt | Literal["auto"] = "auto"
+    sides: tuple[PositiveInt | Literal["auto"], ...] = ()
 
 
 def test_a_good_tree_becomes_the_configuration():
@@ -42,6 +44,18 @@ def test_a_good_tree_becomes_the_configuration():
         ({}, ["shape: missing"]),
         ({"shape": {}}, ["shape.kind: missing; say which part this is"]),
         ({"shape": {"kind": "round"}}, ["shape.radius: missing"]),
+        (
+            {"shape": {"kind": "round", "radius": 1}, "size": 0},
+            ["size: input should be greater than 0 or 'auto', not 0"],
+        ),
+        (
+            {"shape": {"kind": "round", "radius": 1}, "size": "all", "sides": [1, 0, "x"]},
+            [
+                "size: input should be a valid integer or 'auto', not 'all'",
+                "sides.1: input should be greater than 0 or 'auto', not 0",
+                "sides.2: input should be a valid integer or 'auto', not 'x'",
+            ],
+        ),
         ({"shape": {"kind": "round", "radius": 0}}, ["shape.radius: input should be greater than 0, not 0"]),
         (
             {"shape": {"kind": "round", "radius": 1, "width": 2}, "lable": "x"},

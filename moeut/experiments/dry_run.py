@@ -39,7 +39,7 @@ def dry_run(
     evaluation; saving is not counted.
     """
     with ranks(device) as here, Progress(quiet=quiet or not here.is_main) as progress:
-        here.on_main(lambda: check(config, here))
+        here.on_main(lambda: check(config, here, parallel=parallel, replicas=replicas, compile=compile))
         tree = here.on_main(lambda: to_tree(resolved(config, here)))
         config = validate(RunConfig, tree)
         training, rows = config.training, config.training.micro_batch_size

@@ -17,18 +17,23 @@ from moeut.model.cost import cost
 from moeut.model.folder import load_weights
 from moeut.model.language_model import LanguageModel
 from moeut.settings import refuse
-from moeut.training.compilation import compile_layers
-from moeut.training.distributed import Parallel, Ranks, parallelise
+from moeut.training.compilation import compile_layers, refuse_without_compiler
+from moeut.training.distributed import Parallel, Ranks, parallelise, refuse_division
 from moeut.training.optimizer import build_optimizer
 from moeut.training.progress import Progress
 from moeut.training.random_state import seed_all
 
 
-def check(config: RunConfig, here: Ranks) -> None:
+def check(
+    config: RunConfig, here: Ranks, *, parallel: Parallel = "auto", replicas: int = 1, compile: str | None = None
+) -> None:
     """Refuse what cannot be trained: data, tokenizer, model, batch and ranks that do not fit each other.
 
     Raises ValueError, a line for each mistake.
     """
+    refuse_division(here, parallel, replicas)
+    if compile == "inductor":
+        refuse_without_compiler(here.device)
     source = None if config.init_from is None else model_folder(Path(config.init_from))
     if source is not None:
         refuse_another_model(source, config.model)
@@ -79,7 +84,7 @@ def build(
         load_weights(model, model_folder(Path(config.init_from)))
     model.stack.gradient_checkpointing = training.gradient_checkpointing
     if compile is not None:
-        compile_layers(model, here.device, compile)
+        compile_layers(model, compile)
     module = parallelise(model, here, parallel, replicas)
     optimizer = build_optimizer(model, training.optimizer)
     return Parts(

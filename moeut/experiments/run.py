@@ -14,8 +14,7 @@ from moeut.config import RunConfig, run_config
 from moeut.evaluation.perplexity import Perplexity
 from moeut.experiments.parts import build, check, sample, score, summary
 from moeut.experiments.resources import resolved
-from moeut.experiments.run_folder import claim
-from moeut.files import held_by_one_process
+from moeut.experiments.run_folder import claimed
 from moeut.model.cost import cost
 from moeut.presets import run_preset
 from moeut.training import loop
@@ -27,10 +26,10 @@ from moeut.training.machine import peak_flops, peak_memory_bytes
 from moeut.training.precision import resolve_precision
 from moeut.training.progress import Progress
 from moeut.training.report import METRICS, SAMPLES, Reporter, finished
-from moeut.training.retention import checkpoints
+from moeut.training.retention import checkpoint_folder, checkpoints, damage
 from moeut.training.trackers import LinesFile, TensorBoard, Tracker, WeightsAndBiases
 from moeut.trees import to_tree
-from moeut.validation import validate
+from moeut.validation import Tree, validate
 
 HIGH_LEARNING_RATE = 0.1
 
@@ -64,7 +63,12 @@ def train(
     """
     asked, run = _asked(config, data, overrides), Path(run)
     with ranks(device) as here, ExitStack() as stack:
-        config = validate(RunConfig, here.on_main(lambda: to_tree(_begin(asked, run, resume, here, stack))))
+
+        def begin() -> Tree:
+            check(asked, here, parallel=parallel, replicas=replicas, compile=compile)
+            return to_tree(stack.enter_context(claimed(run, asked, resume, lambda given: resolved(given, here))))
+
+        config = validate(RunConfig, here.on_main(begin))
         training = config.training
         progress = stack.enter_context(Progress(quiet=quiet or not here.is_main))
         scores = here.on_main(lambda: _scores_if_finished(run, training.num_steps))
@@ -107,17 +111,9 @@ def _asked(config: RunConfig | str, data: str | None, overrides: Mapping[str, An
     return run_config(to_tree(run_preset(config, data=data)), None, values)
 
 
-def _begin(config: RunConfig, run: Path, resume: str, here: Ranks, stack: ExitStack) -> RunConfig:
-    """On the main rank: check, take the folder, and hold it until the run ends."""
-    check(config, here)
-    config = claim(run, config, resume, lambda asked: resolved(asked, here))
-    stack.enter_context(held_by_one_process(run))
-    return config
-
-
 def _scores_if_finished(run: Path, num_steps: int) -> dict[str, Any] | None:
-    saved = checkpoints(run)
-    if not saved or not saved[-1].name.endswith(f"{num_steps:08d}"):
+    last = checkpoint_folder(run, num_steps)
+    if not last.is_dir() or damage(last) is not None:
         return None
     scores = finished(run, num_steps)
     return None if scores is None else asdict(scores)

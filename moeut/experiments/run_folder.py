@@ -8,12 +8,13 @@ RUN/final           → the last checkpoint
 RUN/best            → the checkpoint that predicted held-out text best
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from moeut.config import RunConfig
-from moeut.files import replacing
+from moeut.files import held_by_one_process, replacing
 from moeut.model.folder import CONFIG
 from moeut.training.retention import checkpoints
 from moeut.trees import differences, read_yaml, to_tree, to_yaml
@@ -24,36 +25,46 @@ RESOLVED = ("micro_batch_size", "precision")
 """Settings of the training that may be `auto` until a run begins."""
 
 
-def claim(run: Path, config: RunConfig, resume: str, resolve: Callable[[RunConfig], RunConfig]) -> RunConfig:
-    """Make the run folder with its `config.yaml`, or find that it is this configuration's; the configuration to use.
+@contextmanager
+def claimed(
+    run: Path, config: RunConfig, resume: str, resolve: Callable[[RunConfig], RunConfig]
+) -> Iterator[RunConfig]:
+    """While inside, the run folder is this configuration's and no other process's; gives the configuration to use.
 
     resolve: puts something for every `auto` of a run that begins. One that goes on keeps what it began with.
 
-    Raises ValueError if the folder belongs to another configuration (and says what differs), or has checkpoints that
-    `resume` forbids to go on from.
+    Raises ValueError if the folder has checkpoints of another configuration (and says what differs), or some that
+    `resume` forbids to go on from, or if another process trains in it.
     """
     if resume not in ("auto", "never"):
         raise ValueError(f"--resume: {resume!r} is neither auto nor never")
-    file = run / RUN_CONFIG
     if run.exists() and not run.is_dir():
         raise ValueError(f"{run}: a file is in the way; choose another run folder")
     if resume == "never" and checkpoints(run):
         raise ValueError(f"{run}: has checkpoints already; choose another run folder, or --resume auto to go on")
-    if file.exists():
-        saved = validate(RunConfig, read_yaml(file))
-        config = _with_resolved(config, saved)
-        changed = differences(to_tree(saved), to_tree(config))
-        if changed:
-            raise ValueError(
-                f"{run}: belongs to another configuration ({'; '.join(changed)}); choose another run folder with --run"
-            )
-        return config
-    if checkpoints(run):
-        raise ValueError(f"{run}: has checkpoints but no {RUN_CONFIG}; choose another run folder with --run")
-    config = resolve(config)
     run.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as partial:
-        partial.write_text(to_yaml(config), encoding="utf-8")
+    with held_by_one_process(run):
+        if checkpoints(run):
+            yield _gone_on_with(run, config)
+            return
+        # Whatever else lies here, no checkpoint has been made of it, and the run begins.
+        config = resolve(config)
+        with replacing(run / RUN_CONFIG) as partial:
+            partial.write_text(to_yaml(config), encoding="utf-8")
+        yield config
+
+
+def _gone_on_with(run: Path, config: RunConfig) -> RunConfig:
+    """`config` as the run began with it, if it is the same."""
+    if not (run / RUN_CONFIG).exists():
+        raise ValueError(f"{run}: has checkpoints but no {RUN_CONFIG}; choose another run folder with --run")
+    saved = validate(RunConfig, read_yaml(run / RUN_CONFIG))
+    config = _with_resolved(config, saved)
+    changed = differences(to_tree(saved), to_tree(config))
+    if changed:
+        raise ValueError(
+            f"{run}: belongs to another configuration ({'; '.join(changed)}); choose another run folder with --run"
+        )
     return config
 
 

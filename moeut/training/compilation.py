@@ -10,13 +10,11 @@ import torch
 from moeut.model.language_model import LanguageModel
 
 
-def compile_layers(model: LanguageModel, device: torch.device, backend: str = "inductor") -> None:
+def compile_layers(model: LanguageModel, backend: str = "inductor") -> None:
     """Have every layer compiled when it first runs. Its parameters keep their names.
 
-    backend: of `torch.compile`; `aot_eager` needs no compiler. Raises ValueError where `inductor` finds none.
+    backend: of `torch.compile`; `aot_eager` needs no compiler, `inductor` does (`refuse_without_compiler`).
     """
-    if backend == "inductor":
-        refuse_without_compiler(device)
     # The compiler looks at the gradient of whatever it is given, and torch warns of that.
     warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
     for layer in model.stack.layers:

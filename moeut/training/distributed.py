@@ -125,6 +125,11 @@ def ranks(device: str = "auto") -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
+def is_main_process() -> bool:
+    """Whether this process is the main rank, also before and after `ranks`."""
+    return not dist.is_torchelastic_launched() or os.environ["RANK"] == "0"
+
+
 def parallelise(model: LanguageModel, ranks: Ranks, parallel: Parallel = "auto", replicas: int = 1) -> nn.Module:
     """The module to call instead of `model`, so that each parameter's gradient is its mean over the ranks.
 
@@ -136,14 +141,9 @@ def parallelise(model: LanguageModel, ranks: Ranks, parallel: Parallel = "auto",
     layer that runs several times is gathered once for all of them, forward, backward, and every micro-batch of a step.
     What is gathered is float32, as on one device: routers and the residual stream see no difference.
 
-    Raises ValueError where the ranks cannot be divided so.
+    Raises ValueError as `refuse_division` does.
     """
-    if parallel not in ("auto", "ddp", "fsdp"):
-        raise ValueError(f"--parallel: {parallel!r} is none of auto, ddp and fsdp")
-    if replicas != 1 and parallel != "fsdp":
-        raise ValueError("--replicas: only with --parallel fsdp; with ddp every process holds a replica")
-    if replicas < 1 or ranks.world_size % replicas:
-        raise ValueError(f"--replicas: {ranks.world_size} processes cannot hold {replicas} replicas of one size")
+    refuse_division(ranks, parallel, replicas)
     if ranks.world_size == 1:
         return model
     if parallel != "fsdp":
@@ -167,6 +167,16 @@ def parallelise(model: LanguageModel, ranks: Ranks, parallel: Parallel = "auto",
 
     model.register_forward_hook(reshard_after_evaluation)
     return model
+
+
+def refuse_division(ranks: Ranks, parallel: Parallel, replicas: int) -> None:
+    """Raise ValueError where a model cannot be shared so by the ranks."""
+    if parallel not in ("auto", "ddp", "fsdp"):
+        raise ValueError(f"--parallel: {parallel!r} is none of auto, ddp and fsdp")
+    if replicas != 1 and parallel != "fsdp":
+        raise ValueError("--replicas: only with --parallel fsdp; with ddp every process holds a replica")
+    if replicas < 1 or ranks.world_size % replicas:
+        raise ValueError(f"--replicas: {ranks.world_size} processes cannot hold {replicas} replicas of one size")
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from moeut.validation import validate
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
+SCORED = ("scored_tokens", "scored_bytes")
 SCORES = ("cross_entropy", "perplexity", "bits_per_byte", "standard_error")
 
 
@@ -179,7 +180,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 def finished(run: Path, num_steps: int) -> Perplexity | None:
     """What a run whose last step and evaluation are done said of held-out text; None of one that is not finished."""
     for line in read_lines(run / METRICS):
-        if line["split"] == "held_out" and line["step"] == num_steps:
+        if line.get("split") == "held_out" and line["step"] == num_steps and {*SCORES, *SCORED} <= line.keys():
             values = {name: math.inf if line[name] is None else line[name] for name in SCORES}
             return Perplexity(**values, tokens=line["scored_tokens"], bytes=line["scored_bytes"])
     return None

@@ -152,12 +152,20 @@ def finite(value: Any) -> Any:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a file; a process that was killed may have left half a line at the end."""
+    """All whole lines of a file; a process that was killed may have left half a line at the end.
+
+    Raises ValueError where any other line is no report.
+    """
     lines: list[dict[str, Any]] = []
-    if path.is_file():
-        for text in path.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                break
+    if not path.is_file():
+        return lines
+    texts = path.read_bytes().split(b"\n")
+    for number, text in enumerate(texts[:-1], 1):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+            raise ValueError(f"{path}: line {number} is not what a run wrote; remove it")
+        lines.append(line)
     return lines

@@ -31,6 +31,10 @@ def test_batch_and_text_are_divided_among_the_ranks(config: RunConfig):
     assert len(mistakes) == 2
     assert "fewer than the 5 processes" in mistakes[1]
     long = replace(config.training, batch_tokens=2 * 10**5, context_length=10**5)
+    with pytest.raises(ValueError, match="--parallel: 'tp' is none of"):
+        check(config, Ranks(), parallel="tp")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="--replicas: 4 processes cannot hold 3 replicas"):
+        check(config, Ranks(0, 4), parallel="fsdp", replicas=3)
     with pytest.raises(ValueError, match="needs 100001 tokens and there are"):
         check(replace(config, training=long), Ranks())
 

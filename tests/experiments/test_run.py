@@ -66,6 +66,19 @@ def test_a_finished_run_says_so_and_is_left_alone(config: RunConfig, tmp_path: P
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == files
 
 
+def test_a_finished_run_whose_end_was_damaged_ends_again(
+    config: RunConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    run = tmp_path / "run"
+    first = train(config, run, quiet=True)
+    weights = run / "final" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + b"!")
+    assert train(config, run, quiet=True) == first
+    assert "step-00000008: damaged (model.safetensors has changed since it was written)" in capfd.readouterr().err
+    assert (run / "final" / "model.safetensors").read_bytes() == whole
+
+
 def test_a_run_begins_with_the_weights_of_another(config: RunConfig, tmp_path: Path):
     """A step of almost nothing leaves them as they were; going on does not begin with them again."""
     train(config, tmp_path / "first", quiet=True)

@@ -8,8 +8,10 @@ from small_run import prepared, small_run
 
 from moeut.config import RunConfig
 from moeut.experiments.run import train
-from moeut.experiments.run_folder import claim, model_folder, run_of
+from moeut.experiments.run_folder import claimed, model_folder, run_of
 from moeut.model.folder import load_model
+from moeut.training.report import read_metrics
+from moeut.training.retention import checkpoint_folder
 from moeut.trees import read_yaml
 from moeut.validation import validate
 
@@ -22,16 +24,38 @@ def config(tmp_path: Path) -> RunConfig:
 def test_what_was_auto_is_found_once_and_kept(config: RunConfig, tmp_path: Path):
     asked = replace(config, training=replace(config.training, micro_batch_size="auto", precision="auto"))
     with_two = replace(config, training=replace(config.training, micro_batch_size=2))
-    assert claim(tmp_path / "run", asked, "auto", lambda given: with_two) == with_two
+    with claimed(tmp_path / "run", asked, "auto", lambda given: with_two) as found:
+        assert found == with_two
     assert validate(RunConfig, read_yaml(tmp_path / "run" / "config.yaml")) == with_two
+    checkpoint_folder(tmp_path / "run", 1).mkdir(parents=True)
 
     def find_again(given: RunConfig) -> RunConfig:
         raise AssertionError("resolved a second time")
 
-    assert claim(tmp_path / "run", asked, "auto", find_again) == with_two
+    with claimed(tmp_path / "run", asked, "auto", find_again) as found:
+        assert found == with_two
     given = replace(config, training=replace(config.training, micro_batch_size=1))
-    with pytest.raises(ValueError, match=r"training\.micro_batch_size: 2, now 1"):
-        claim(tmp_path / "run", given, "auto", find_again)
+    with (
+        pytest.raises(ValueError, match=r"training\.micro_batch_size: 2, now 1"),
+        claimed(tmp_path / "run", given, "auto", find_again),
+    ):
+        pass
+
+
+def test_a_run_that_has_not_come_to_a_checkpoint_may_begin_with_another_configuration(
+    config: RunConfig, tmp_path: Path
+):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("left: behind")
+    (run / "metrics.jsonl").write_text('{"split": "train", "step": 1, "cross_entropy": 9.0}\n')
+    with claimed(run, config, "never", lambda given: given) as found:
+        assert found == config
+        with pytest.raises(ValueError, match="another process is writing it"), claimed(run, config, "auto", replace):
+            pass
+    train(config, run, quiet=True)
+    assert validate(RunConfig, read_yaml(run / "config.yaml")) == config
+    assert all(line["cross_entropy"] != 9.0 for line in read_metrics(run))
 
 
 def test_a_model_is_found_in_its_run_and_the_run_around_its_model(config: RunConfig, tmp_path: Path):

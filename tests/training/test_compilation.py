@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from moeut.model.language_model import LanguageModel
 from moeut.training import compilation
-from moeut.training.compilation import compile_layers
+from moeut.training.compilation import compile_layers, refuse_without_compiler
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -26,7 +26,7 @@ def test_compiled_layers_compute_the_same():
     expected.loss.backward()
     gradients = [parameter.grad for parameter in model.parameters()]
     model.zero_grad()
-    compile_layers(model, CPU, "aot_eager")
+    compile_layers(model, "aot_eager")
     output = model(tokens, tokens)
     output.loss.backward()
     assert_close(output.logits, expected.logits)
@@ -41,7 +41,7 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, device: torch.devic
     monkeypatch.setattr(compilation.shutil, "which", lambda name: None)
     monkeypatch.setattr(compilation, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=message):
-        compile_layers(LanguageModel(tiny_model()), device)
+        refuse_without_compiler(device)
 
 
 # Torch's own, when it loads its compiler.
@@ -51,4 +51,5 @@ def test_with_a_compiler(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(compilation, "find_spec", lambda name: ModuleSpec(name, None))
     monkeypatch.setattr(sys, "platform", "darwin")
     for device in (CPU, CUDA):
-        compile_layers(LanguageModel(tiny_model()), device)
+        refuse_without_compiler(device)
+    compile_layers(LanguageModel(tiny_model()))

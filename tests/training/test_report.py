@@ -91,6 +91,8 @@ def test_what_a_finished_run_said_is_found(tmp_path):
         reporter.held_out(6, HELD_OUT)
     assert finished(tmp_path, 6) == HELD_OUT
     assert finished(tmp_path, 9) is None
+    (tmp_path / "metrics.jsonl").write_text('{"split": "held_out", "step": 6}\n{"step": 6}\n')
+    assert finished(tmp_path, 6) is None
 
 
 def test_infinity_is_null(tmp_path):

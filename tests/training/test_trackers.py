@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,14 @@ def test_lines_of_steps_that_are_done_again_are_replaced(tmp_path: Path):
     assert read_lines(path)[-1]["cross_entropy"] == 0.5
 
 
+@pytest.mark.parametrize("line", [b"[1, 2]", b"\xff\xfe", b'{"split": "train", "st', b"{}", b'{"step": "1"}', b"NaN"])
+def test_a_line_that_no_run_wrote_is_named(tmp_path: Path, line: bytes):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 2}\n')
+    with pytest.raises(ValueError, match=r"metrics.jsonl: line 2 is not what a run wrote; remove it$"):
+        read_lines(path)
+
+
 def test_tensorboard_gets_every_number(tmp_path: Path):
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -67,6 +76,10 @@ def test_weights_and_biases_works_without_a_network(tmp_path: Path, monkeypatch:
     tracker.close()
     [offline] = (tmp_path / "wandb").glob("offline-run-*")
     [record] = offline.glob("*.wandb")
+    # wandb's own process writes it, and may do so a moment after it has said that it is done.
+    deadline = time.monotonic() + 60
+    while b"train/dead_experts/0.feed_forward" not in record.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.2)
     content = record.read_bytes()
     assert b"train/cross_entropy" in content
     assert b"train/dead_experts/0.feed_forward" in content

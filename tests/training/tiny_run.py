@@ -102,7 +102,7 @@ def run_training(
     change(model)
     model.stack.gradient_checkpointing = training.gradient_checkpointing
     if compile is not None:
-        compile_layers(model, ranks.device, compile)
+        compile_layers(model, compile)
     module = parallelise(model, ranks, parallel, replicas)
     optimizer = build_optimizer(model, training.optimizer)
 
