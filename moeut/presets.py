@@ -92,6 +92,17 @@ def tiny_training(num_steps: int) -> TrainingConfig:
 NANO_TRAINING = tiny_training(400)
 TINY_TRAINING = tiny_training(850)
 
+SHAKESPEARE_TRAINING = TrainingConfig(
+    num_steps=2000,
+    batch_tokens=12 * 64,
+    context_length=64,
+    optimizer=OptimizerConfig(learning_rate=8e-3, adam_beta2=0.99),
+    schedule=LinearSchedule(warmup_steps=100),
+    evaluate_every_steps=500,
+    save_every_steps=500,
+)
+"""Characters (bytes) in contexts of 64, for benchmarks/training.py, where it has no more time than nanoGPT."""
+
 
 class Preset(NamedTuple):
     """A model and the training that goes with it."""
@@ -112,6 +123,10 @@ PRESETS: dict[str, Preset] = {
     "dense-tiny": Preset(dense(
         hidden_size=160, num_hidden_layers=4, num_attention_heads=4, head_dim=40, intermediate_size=930, vocab_size=4096
     ), TINY_TRAINING),
+    "shakespeare": Preset(moeut(
+        hidden_size=160, num_hidden_layers=2, group_size=1, num_attention_heads=4, head_dim=40,
+        attention_experts=2, experts=12, experts_per_tok=2, expert_size=128, vocab_size=257,
+    ), SHAKESPEARE_TRAINING),
     "moeut-44m": Preset(moeut(
         hidden_size=412, num_hidden_layers=16, group_size=2, num_attention_heads=4, head_dim=82,
         attention_experts=8, experts=155, experts_per_tok=12,
