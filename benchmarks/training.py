@@ -120,7 +120,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     added.add_argument("--checkout", type=Path, required=True)
     added.add_argument("text", type=Path, metavar="TEXT")
     added.add_argument("--preset", default="shakespeare")
-    added.add_argument("--learning-rates", nargs="+", type=float, default=[1e-3, 3e-3, 1e-2])
+    added.add_argument("--learning-rates", nargs="+", type=float, default=[2e-3, 4e-3, 8e-3])
     added.add_argument("--iterations", type=int, default=2000)
     added.add_argument("--share", type=float, default=0.85)
     added.add_argument("--plot", type=Path)

@@ -96,7 +96,7 @@ SHAKESPEARE_TRAINING = TrainingConfig(
     num_steps=2000,
     batch_tokens=12 * 64,
     context_length=64,
-    optimizer=OptimizerConfig(learning_rate=8e-3, adam_beta2=0.99),
+    optimizer=OptimizerConfig(learning_rate=4e-3, adam_beta2=0.99),
     schedule=LinearSchedule(warmup_steps=100),
     evaluate_every_steps=500,
     save_every_steps=500,

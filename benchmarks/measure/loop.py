@@ -37,7 +37,7 @@ WARMUP = 3
 
 @dataclass
 class Turns:
-    """Takes a bare step whenever the loop asks for a sample; notes how long that took, and the loop's step before it."""
+    """Takes a bare step whenever the loop asks for a sample; notes its time and that of the loop."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
