@@ -22,16 +22,19 @@ PAPER_VOCABULARY = 8000
 def moeut(
     *, hidden_size: int, num_hidden_layers: int, group_size: int, num_attention_heads: int, head_dim: int,
     attention_experts: int, experts: int, experts_per_tok: int, expert_size: int = 128,
-    vocab_size: int = PAPER_VOCABULARY,
+    attention_experts_per_tok: int = 2, vocab_size: int = PAPER_VOCABULARY,
 ) -> ModelConfig:  # fmt: skip
-    """A MoEUT as in the paper: SwitchHead (2 experts selected), σ-MoE, peri-layernorm, a repeated group."""
+    """A MoEUT as in the paper: SwitchHead (there 2 experts selected), σ-MoE, peri-layernorm, a repeated group."""
     return ModelConfig(
         vocab_size=vocab_size,
         hidden_size=hidden_size,
         num_hidden_layers=num_hidden_layers,
         group_size=group_size,
         attention=SwitchHeadConfig(
-            num_attention_heads=num_attention_heads, head_dim=head_dim, num_experts=attention_experts
+            num_attention_heads=num_attention_heads,
+            head_dim=head_dim,
+            num_experts=attention_experts,
+            num_experts_per_tok=attention_experts_per_tok,
         ),
         feed_forward=SigmaMoEConfig(
             num_experts=experts, num_experts_per_tok=experts_per_tok, moe_intermediate_size=expert_size
@@ -125,7 +128,7 @@ PRESETS: dict[str, Preset] = {
     ), TINY_TRAINING),
     "shakespeare": Preset(moeut(
         hidden_size=160, num_hidden_layers=2, group_size=1, num_attention_heads=4, head_dim=40,
-        attention_experts=2, experts=12, experts_per_tok=2, expert_size=128, vocab_size=257,
+        attention_experts=2, attention_experts_per_tok=1, experts=12, experts_per_tok=2, vocab_size=257,
     ), SHAKESPEARE_TRAINING),
     "moeut-44m": Preset(moeut(
         hidden_size=412, num_hidden_layers=16, group_size=2, num_attention_heads=4, head_dim=82,
