@@ -50,7 +50,7 @@ def test_tiny_models_run(name: str):
 
 
 def test_shakespeare_is_no_larger_than_its_rival():
-    """nanoGPT's model for a CPU has 804,096 parameters: 65 characters, 64 positions, 4 layers of 12 · 128² and norms."""
+    """nanoGPT for a CPU has 804,096 parameters: 65 characters, 64 positions, 4 layers of 12 · 128², and norms."""
     rival = (65 + 64) * 128 + 4 * (12 * 128**2 + 2 * 128) + 128
     assert rival == 804_096
     assert cost(preset("shakespeare")).parameters <= rival
