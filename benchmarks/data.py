@@ -11,19 +11,18 @@ medians are reported. No speed is reported unless both make the same tokens of t
 
 import argparse
 import json
-import os
 import platform
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import tokenizers
+from measure.machine import hardware, seconds
 from tokenizers import Tokenizer
 
 from moeut.data.formats import unpack
@@ -71,12 +70,6 @@ def recipe_of(corpus: Path | None, vocab_size: int) -> RecipeConfig:
     return RecipeConfig(sources=(source,), tokenizer=BpeTokenizer(vocab_size=vocab_size))
 
 
-def seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
 def rate_of_batches(data: PreparedData, batch_size: int, context_length: int, repetitions: int) -> float:
     """Tokens a second of batches from all over the corpus, read in one thread."""
     batches = Batches(Blocks(data.train, context_length), batch_size)
@@ -85,16 +78,6 @@ def rate_of_batches(data: PreparedData, batch_size: int, context_length: int, re
     return count * batch_size * context_length / median(
         seconds(lambda some=some: [batches.batch(step) for step in some]) for some in steps
     )  # fmt: skip
-
-
-def hardware() -> str:
-    """The processor by its name, and how many of it there are."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return f"{os.cpu_count()} cores of {name}"
 
 
 def report(corpus: Path | None, vocab_size: int, repetitions: int) -> Iterator[str]:

@@ -22,16 +22,19 @@ PAPER_VOCABULARY = 8000
 def moeut(
     *, hidden_size: int, num_hidden_layers: int, group_size: int, num_attention_heads: int, head_dim: int,
     attention_experts: int, experts: int, experts_per_tok: int, expert_size: int = 128,
-    vocab_size: int = PAPER_VOCABULARY,
+    attention_experts_per_tok: int = 2, vocab_size: int = PAPER_VOCABULARY,
 ) -> ModelConfig:  # fmt: skip
-    """A MoEUT as in the paper: SwitchHead (2 experts selected), σ-MoE, peri-layernorm, a repeated group."""
+    """A MoEUT as in the paper: SwitchHead (there 2 experts selected), σ-MoE, peri-layernorm, a repeated group."""
     return ModelConfig(
         vocab_size=vocab_size,
         hidden_size=hidden_size,
         num_hidden_layers=num_hidden_layers,
         group_size=group_size,
         attention=SwitchHeadConfig(
-            num_attention_heads=num_attention_heads, head_dim=head_dim, num_experts=attention_experts
+            num_attention_heads=num_attention_heads,
+            head_dim=head_dim,
+            num_experts=attention_experts,
+            num_experts_per_tok=attention_experts_per_tok,
         ),
         feed_forward=SigmaMoEConfig(
             num_experts=experts, num_experts_per_tok=experts_per_tok, moe_intermediate_size=expert_size
@@ -92,6 +95,17 @@ def tiny_training(num_steps: int) -> TrainingConfig:
 NANO_TRAINING = tiny_training(400)
 TINY_TRAINING = tiny_training(850)
 
+SHAKESPEARE_TRAINING = TrainingConfig(
+    num_steps=2000,
+    batch_tokens=12 * 64,
+    context_length=64,
+    optimizer=OptimizerConfig(learning_rate=4e-3, adam_beta2=0.99),
+    schedule=LinearSchedule(warmup_steps=100),
+    evaluate_every_steps=500,
+    save_every_steps=500,
+)
+"""Characters (bytes) in contexts of 64, for benchmarks/training.py, where it has no more time than nanoGPT."""
+
 
 class Preset(NamedTuple):
     """A model and the training that goes with it."""
@@ -112,6 +126,10 @@ PRESETS: dict[str, Preset] = {
     "dense-tiny": Preset(dense(
         hidden_size=160, num_hidden_layers=4, num_attention_heads=4, head_dim=40, intermediate_size=930, vocab_size=4096
     ), TINY_TRAINING),
+    "shakespeare": Preset(moeut(
+        hidden_size=160, num_hidden_layers=2, group_size=1, num_attention_heads=4, head_dim=40,
+        attention_experts=2, attention_experts_per_tok=1, experts=12, experts_per_tok=2, vocab_size=257,
+    ), SHAKESPEARE_TRAINING),
     "moeut-44m": Preset(moeut(
         hidden_size=412, num_hidden_layers=16, group_size=2, num_attention_heads=4, head_dim=82,
         attention_experts=8, experts=155, experts_per_tok=12,

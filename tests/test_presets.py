@@ -49,6 +49,14 @@ def test_tiny_models_run(name: str):
     assert sum(parameter.numel() for parameter in model.parameters()) < 10e6
 
 
+def test_shakespeare_is_no_larger_than_its_rival():
+    """nanoGPT for a CPU has 804,096 parameters: 65 characters, 64 positions, 4 layers of 12 · 128², and norms."""
+    rival = (65 + 64) * 128 + 4 * (12 * 128**2 + 2 * 128) + 128
+    assert rival == 804_096
+    assert cost(preset("shakespeare")).parameters <= rival
+    assert preset("shakespeare").num_repeats > 1
+
+
 @pytest.mark.parametrize("size", PAPER)
 def test_paper_runs_are_the_papers(size: str):
     """The smallest models train without warm-up and are clipped harder."""

@@ -1,0 +1,28 @@
+"""What do all benchmarks need? The machine by its name, and how long something takes."""
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def hardware() -> str:
+    """The processor by its name, and how many of it there are."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{os.cpu_count()} cores of {name}"
+
+
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+"""What a benchmark may measure in: seconds that pass, or seconds of processor time of all threads together."""
+
+
+def seconds(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """How long `run` takes."""
+    start = clock()
+    run()
+    return clock() - start

@@ -1,0 +1,116 @@
+"""What does a training step of each variant cost? Time, multiply-accumulates and memory, beside the dense model's.
+
+A variant and the dense model take turns in one process, and only these two are there. Peak memory is that of a process
+of its own, which takes a few steps of the variant and nothing else.
+"""
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from statistics import median
+
+import numpy as np
+import torch
+
+from moeut.model.cost import cost
+from moeut.model.language_model import LanguageModel, ModelConfig
+from moeut.presets import PRESETS, run_preset
+from moeut.training.distributed import Ranks
+from moeut.training.guard import Guard
+from moeut.training.health import RouteCounts, router_sizes
+from moeut.training.machine import peak_memory_bytes
+from moeut.training.optimizer import build_optimizer
+from moeut.training.step import training_step
+
+from .machine import seconds
+
+WARMUP = 1
+MEMORY_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Step:
+    """A training step of a variant: its parameters, its tokens, the multiply-accumulates of a token forward and
+    backward; seconds, and those of the dense model measured in turn with it; bytes that the process grew to at most."""
+
+    name: str
+    parameters: int
+    tokens: int
+    macs_per_token: int
+    dense_macs_per_token: int
+    seconds: float
+    dense_seconds: float
+    peak_bytes: int
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+    @property
+    def relative_macs_per_second(self) -> float:
+        """Multiply-accumulates a second, as a share of the dense model's."""
+        return self.macs_per_token / self.dense_macs_per_token * self.dense_seconds / self.seconds
+
+
+def variants(size: str) -> list[str]:
+    """The presets of one size, the dense one first."""
+    dense = f"dense-{size}"
+    return [dense, *(name for name in PRESETS if name.endswith(f"-{size}") and name != dense)]
+
+
+def training_macs(model: ModelConfig, context_length: int) -> int:
+    """Of one token: each product of the forward pass is two in the backward pass."""
+    return 3 * cost(model, context_length).macs_per_token
+
+
+def stepper(name: str, batch_size: int, context_length: int) -> Callable[[], object]:
+    """Something that takes a whole training step of a preset on random tokens, routing health and clipping included."""
+    config = run_preset(name, "")
+    training = replace(
+        config.training, batch_tokens=batch_size * context_length, context_length=context_length,
+        micro_batch_size=batch_size, precision="float32",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LanguageModel(config.model)
+    optimizer = build_optimizer(model, training.optimizer)
+    routes = RouteCounts(config.model, Ranks()) if router_sizes(config.model) else None
+    generator = np.random.default_rng(0)
+
+    def step() -> None:
+        tokens = generator.integers(0, config.model.vocab_size, (batch_size, context_length + 1))
+        training_step(model, optimizer, (tokens[:, :-1], tokens[:, 1:]), 1e-4, training, Ranks(), Guard(), routes)
+
+    return step
+
+
+def memory(name: str, batch_size: int, context_length: int) -> int:
+    """Bytes that this process grows by until its peak; for a fresh process."""
+    torch.set_num_threads(1)
+    stepper("nano", 1, 8)()  # what the first step imports is not the model's
+    before = peak_memory_bytes(torch.device("cpu"))
+    step = stepper(name, batch_size, context_length)
+    for _ in range(MEMORY_STEPS):
+        step()
+    return peak_memory_bytes(torch.device("cpu")) - before
+
+
+def measure(
+    names: list[str], batch_size: int, context_length: int, repetitions: int, clock: Callable[[], float]
+) -> Iterator[Step]:
+    """Each preset in turn with the first, which is the dense one."""
+    dense = names[0]
+    for name in names:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            peak = pool.apply(memory, (name, batch_size, context_length))
+        times: dict[str, list[float]] = {}
+        steppers = {key: stepper(key, batch_size, context_length) for key in dict.fromkeys((dense, name))}
+        for _ in range(WARMUP + repetitions):
+            for key, step in steppers.items():
+                times.setdefault(key, []).append(seconds(partial(step), clock))
+        middle = {key: median(measured[WARMUP:]) for key, measured in times.items()}
+        model = run_preset(name, "").model
+        yield Step(
+            name, cost(model).parameters, batch_size * context_length, training_macs(model, context_length),
+            training_macs(run_preset(dense, "").model, context_length), middle[name], middle[dense], peak,
+        )  # fmt: skip
