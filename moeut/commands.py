@@ -168,23 +168,41 @@ def generate(options: argparse.Namespace) -> int:
 
 
 def describe(options: argparse.Namespace) -> int:
-    """`moeut describe`: costs and layer order from the configuration alone."""
-    from moeut.model.cost import cost
-    from moeut.trees import to_tree
+    """`moeut describe`: sizes, computation and bytes of models from their configurations alone."""
+    from moeut.experiments.describe import description, dtype_named, lines, table
 
-    config = _resolve(options).model
-    costs = cost(config, options.context_length)
-    facts = {**vars(costs), "schedule": config.schedule, "model": to_tree(config)}
-    lines = [
-        f"parameters         {costs.parameters:>15,}   of which embedding and head {costs.embedding_parameters:,}",
-        f"active parameters  {costs.active_parameters:>15,}   met by one token in one pass through each layer",
-        f"multiply-adds      {costs.macs_per_token:>15,}   a token, forward, context {options.context_length:,}",
-        f"layers             {config.num_hidden_layers:>15,}   executed: {' '.join(map(str, config.schedule))}",
-        f"attention          {config.attention.kind:>15}",
-        f"feed-forward       {config.feed_forward.kind:>15}",
-        f"layer norm         {config.norm:>15}",
-    ]
-    _print(facts, lines, as_json=options.json)
+    if options.models and (options.preset or options.config):
+        raise ValueError(f"{options.models[0]}: name models, or one with --preset and --config; not both")
+    models = {name: _named(name, options).model for name in options.models} or {"": _resolve(options).model}
+    dtype = dtype_named(options.dtype)
+    described = {name: description(model, options.context_length, dtype) for name, model in models.items()}
+    if len(described) > 1:
+        _print(described, table(described), as_json=options.json)
+        return 0
+    [facts] = described.values()
+    _print(facts, lines(facts), as_json=options.json)
+    return 0
+
+
+def match(options: argparse.Namespace) -> int:
+    """`moeut match`: the dimensions with which a variant costs as much as another model, or so much."""
+    from dataclasses import replace
+
+    from moeut.experiments.budget import facts, goals, report
+    from moeut.experiments.budget import match as find
+    from moeut.trees import write_yaml
+
+    run = _named(options.variant, options)
+    target = None if options.to is None else _named(options.to, options).model
+    found = find(
+        run.model, goals(target, options.by, options.parameters, options.macs, options.context_length),
+        options.context_length,
+    )  # fmt: skip
+    lines = report(options.variant, found, options.context_length)
+    if options.output is not None:
+        write_yaml(options.output, replace(run, model=found.config))
+        lines.append(f"written to {options.output}")
+    _print({"variant": options.variant, **facts(found)}, lines, as_json=options.json)
     return 0
 
 
@@ -213,6 +231,14 @@ def _resolve(options: argparse.Namespace) -> Any:
     return run_config(
         base, options.config, [*options.overrides, *((name, json.dumps(value)) for name, value in named.items())]
     )
+
+
+def _named(name: str, options: argparse.Namespace) -> Any:
+    """The configuration that a model's name means, with the overrides of the command line."""
+    from moeut.experiments.named_models import named_run
+    from moeut.presets import run_preset
+
+    return named_run(name, run_preset(DEFAULT_PRESET, data=DEFAULT_DATA), options.overrides)
 
 
 def _print(result: dict[str, Any], lines: Sequence[str], *, as_json: bool) -> None:

@@ -240,9 +240,15 @@ def run_preset(name: str, data: str) -> RunConfig:
     return RunConfig(data=data, model=found.model, training=found.training)
 
 
+def no_such_preset(name: str) -> str:
+    """What to say to a name that is no preset's: the nearest one, or how names are made."""
+    near = difflib.get_close_matches(name, PRESETS, n=1)
+    if near:
+        return f"did you mean {near[0]}?"
+    return f"there are nano, tiny, and with a size, as in dense-44m: {', '.join(MODELS)}"
+
+
 def _find(name: str) -> Preset:
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PRESETS)}"
-        raise ValueError(f"--preset: {name!r} is unknown; {hint}")
+        raise ValueError(f"--preset: {name!r} is unknown; {no_such_preset(name)}")
     return PRESETS[name]

@@ -91,5 +91,5 @@ def test_rivals_train_as_the_moeut_of_their_size():
 def test_unknown_name_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match="did you mean moeut-44m"):
         preset("moeut-44")
-    with pytest.raises(ValueError, match=r"there are .*dense-1b"):
+    with pytest.raises(ValueError, match=r"there are .*as in dense-44m: moeut, .*, sut-without-act$"):
         preset("xyz")

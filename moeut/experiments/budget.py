@@ -81,6 +81,48 @@ def match(config: ModelConfig, wanted: Mapping[Measure, int], context_length: in
     return found
 
 
+def goals(
+    target: ModelConfig | None, by: Literal["parameters", "macs", "both"], parameters: int | None, macs: int | None,
+    context_length: int = 1024,
+) -> dict[Measure, int]:  # fmt: skip
+    """What is wanted: what `target` has of the measures `by`, and numbers in place of that or beside it."""
+    wanted: dict[Measure, int] = {}
+    if target is not None:
+        costs = cost(target, context_length)
+        if by != "macs":
+            wanted["parameters"] = costs.parameters
+        if by != "parameters":
+            wanted["macs_per_token"] = costs.macs_per_token
+    if parameters is not None:
+        wanted["parameters"] = parameters
+    if macs is not None:
+        wanted["macs_per_token"] = macs
+    return wanted
+
+
+def facts(match: Match) -> dict[str, Any]:
+    """A match as plain values."""
+    misses = {measure: match.miss(measure) for measure in match.wanted}
+    return match._asdict() | {"config": to_tree(match.config), "misses": misses}
+
+
+def report(name: str, match: Match, context_length: int) -> list[str]:
+    """A match in words."""
+    costs = cost(match.config, context_length)
+
+    def how_near(measure: Measure) -> str:
+        if measure not in match.wanted:
+            return ""
+        miss = match.miss(measure)
+        return f"   wanted {match.wanted[measure]:,}, {abs(miss):.2%} {'less' if miss < 0 else 'more'}"
+
+    return [
+        f"{name}: {', '.join(match.changes) or 'as it is'}",
+        f"parameters     {costs.parameters:>15,}{how_near('parameters')}",
+        f"multiply-adds  {costs.macs_per_token:>15,}{how_near('macs_per_token')}",
+    ]
+
+
 def dimensions(config: ModelConfig, measures: set[Measure]) -> dict[Measure, Dimension]:
     """Which dimension meets which measure; where there are two, the second is to be set anew whenever the first is.
 

@@ -13,10 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from moeut.config import RunConfig
-from moeut.files import replacing
 from moeut.model.folder import CONFIG
 from moeut.training.retention import checkpoints
-from moeut.trees import differences, read_yaml, to_tree, to_yaml
+from moeut.trees import differences, read_yaml, to_tree, write_yaml
 from moeut.validation import validate
 
 RUN_CONFIG = "config.yaml"
@@ -52,8 +51,7 @@ def claim(run: Path, config: RunConfig, resume: str, resolve: Callable[[RunConfi
         raise ValueError(f"{run}: has checkpoints but no {RUN_CONFIG}; choose another run folder with --run")
     config = resolve(config)
     run.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as partial:
-        partial.write_text(to_yaml(config), encoding="utf-8")
+    write_yaml(file, config)
     return config
 
 

@@ -1,0 +1,100 @@
+"""What is a model, before anything is built? Parts, parameters, computation and bytes; several models side by side."""
+
+from dataclasses import asdict
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import torch
+
+from moeut.model.cost import cost
+from moeut.model.folder import DTYPES
+from moeut.model.footprint import activation_bytes, cache_bytes_per_token, weight_bytes
+from moeut.model.language_model import ModelConfig
+from moeut.training.report import human
+from moeut.trees import to_tree
+
+WIDTH = 80
+"""Columns of a terminal that a table fits into."""
+SHOWN_LAYERS = 16
+
+
+def description(config: ModelConfig, context_length: int = 1024, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """Everything there is to say of a configuration, as plain values.
+
+    Besides `moeut.model.cost.Cost` there are bytes (`moeut.model.footprint`), activations for one sequence of
+    `context_length`, all in `dtype`; the layer that runs at each depth; and the configuration itself.
+    """
+    activations = {
+        name: activation_bytes(config, context_length, dtype=dtype, gradient_checkpointing=recomputed)
+        for name, recomputed in (("activation_bytes", False), ("checkpointed_activation_bytes", True))
+    }
+    return {
+        **asdict(cost(config, context_length)),
+        "dtype": str(dtype).removeprefix("torch."),
+        "weight_bytes": weight_bytes(config, dtype),
+        **activations,
+        "cache_bytes_per_token": cache_bytes_per_token(config, dtype),
+        "schedule": config.schedule,
+        "model": to_tree(config),
+    }
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """The dtype of this name. Raises ValueError where weights cannot have it."""
+    if name not in DTYPES:
+        raise ValueError(f"--dtype: {name!r} is not one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+class Row(NamedTuple):
+    """A line of what is said of a model: what, how much, and what that means."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+def lines(facts: dict[str, Any]) -> list[str]:
+    """One model, a line for each of `rows`."""
+    return [f"{row.label:<17}{row.value:>15}   {row.note}".rstrip() for row in rows(facts)]
+
+
+def table(described: dict[str, dict[str, Any]]) -> list[str]:
+    """Models side by side, a column each under its name; as many as a line holds, then the others below them."""
+    columns = [[name, *(row.value for row in rows(facts))] for name, facts in described.items()]
+    labels = ["", *(row.label for row in rows(next(iter(described.values()))))]
+    widths = [2 + max(map(len, column)) for column in columns]
+    result: list[str] = []
+    while columns:
+        fitting = max(1, sum(total <= WIDTH for total in accumulate(widths, initial=17)) - 1)
+        if result:
+            result.append("")
+        for number, label in enumerate(labels):
+            cells = zip(columns[:fitting], widths[:fitting], strict=True)
+            result.append((f"{label:<17}" + "".join(column[number].rjust(width) for column, width in cells)).rstrip())
+        columns, widths = columns[fitting:], widths[fitting:]
+    return result
+
+
+def rows(facts: dict[str, Any]) -> list[Row]:
+    """What is said of a model, in order: sizes, computation, bytes, parts."""
+    model, schedule = facts["model"], facts["schedule"]
+    tokens, repeats = f"{facts['context_length']:,}", len(schedule) // model["group_size"]
+    first = " ".join(map(str, schedule[:SHOWN_LAYERS])) + (" …" if len(schedule) > SHOWN_LAYERS else "")
+    return [
+        Row("parameters", f"{facts['parameters']:,}", "in all, each shared one once"),
+        Row("  active", f"{facts['active_parameters']:,}", "met by one token in each layer once"),
+        Row("  embedding, head", f"{facts['embedding_parameters']:,}"),
+        Row("multiply-adds", f"{facts['macs_per_token']:,}", f"a token, forward, context {tokens}"),
+        Row("  training", f"{facts['training_macs_per_token']:,}", "forward and backward"),
+        Row("weights", human(facts["weight_bytes"]), facts["dtype"]),
+        Row("activations", human(facts["activation_bytes"]), f"kept in training, {tokens} tokens"),
+        Row("  recomputed", human(facts["checkpointed_activation_bytes"]), "with gradient checkpointing"),
+        Row("cache", human(facts["cache_bytes_per_token"]), "keys and values of a token"),
+        Row("layers", f"{model['group_size']} × {repeats}", f"executed: {first}"),
+        Row("width", f"{model['hidden_size']:,}", "hidden size"),
+        Row("attention", model["attention"]["kind"]),
+        Row("feed-forward", model["feed_forward"]["kind"]),
+        Row("layer norm", model["norm"]),
+        Row("halting", "none" if model["halting"] is None else model["halting"]["kind"]),
+    ]
