@@ -60,6 +60,9 @@ def build_parser() -> argparse.ArgumentParser:
     def device(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, mps; auto: a GPU if there is one")
 
+    def repeats(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--repeats", type=int, metavar="N", help="run shared layers N times (default: as in training)")
+
     sub = verb("prepare", prepare, "Turn text into a folder of tokens to train on; goes on where it was interrupted.")
     sub.set_defaults(takes_overrides=True)
     sub.add_argument(
@@ -118,6 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--data", metavar="DIR", help="prepared folder (default: the one the run was trained on)")
     sub.add_argument("--context-length", type=int, metavar="N", help="tokens a block (default: as in training)")
     sub.add_argument("--batch-size", type=int, default=8, metavar="N", help="blocks at a time (%(default)s)")
+    repeats(sub)
     device(sub)
 
     sub = verb("generate", generate, "Continue a prompt.")
@@ -132,6 +136,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--top-p", type=float, metavar="P", help="choose among the likeliest that hold P of the probability"
     )
     sub.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same text (%(default)s)")
+    repeats(sub)
     device(sub)
 
     sub = verb("describe", describe, "What models are: parameters, multiply-adds, bytes, layers; several side by side.")

@@ -117,6 +117,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from moeut.evaluation.perplexity import evaluate as score
     from moeut.experiments.matching import open_matching
     from moeut.experiments.run_folder import model_folder, run_of
+    from moeut.model.elastic_depth import with_repeats
     from moeut.model.folder import load_model
     from moeut.training.distributed import pick_device
     from moeut.training.progress import Progress
@@ -128,6 +129,8 @@ def evaluate(options: argparse.Namespace) -> int:
         raise ValueError(f"{folder}: not part of a run, so name the text to evaluate on with --data DIR")
     context_length = options.context_length or (run.training.context_length if run else 1024)
     model = load_model(folder, pick_device(options.device))
+    if options.repeats is not None:
+        model = with_repeats(model, options.repeats)
     data = open_matching(folder_of_data, model.config, folder)
     with Progress(quiet=options.quiet) as progress:
         result = score(model, data.held_out, context_length, options.batch_size, progress)
@@ -138,7 +141,12 @@ def evaluate(options: argparse.Namespace) -> int:
         f"scored {result.tokens:,} tokens, {result.bytes:,} bytes of {folder_of_data} (held out), "
         f"in blocks of {context_length:,}",
     ]
-    facts = {**vars(result), "model": str(folder), "data": str(folder_of_data), "context_length": context_length}
+    if options.repeats is not None:
+        lines.append(f"each layer ran {options.repeats:,} times")
+    facts = {
+        **vars(result), "model": str(folder), "data": str(folder_of_data), "context_length": context_length,
+        "num_repeats": model.config.num_repeats,
+    }  # fmt: skip
     _print(facts, lines, as_json=options.json)
     return 0
 
@@ -153,7 +161,7 @@ def generate(options: argparse.Namespace) -> int:
 
     names = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
     settings = validate(GenerationConfig, {name: getattr(options, name) for name in names})
-    model = load(model_folder(Path(options.model)), pick_device(options.device))
+    model = load(model_folder(Path(options.model)), pick_device(options.device), options.repeats)
     if options.json:
         print(json.dumps({"prompt": options.prompt, "text": write(model, options.prompt, settings)}))
         return 0

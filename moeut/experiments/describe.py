@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from itertools import accumulate
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,6 @@ from moeut.trees import to_tree
 
 WIDTH = 80
 """Columns of a terminal that a table fits into."""
-SHOWN_LAYERS = 16
 
 
 def description(config: ModelConfig, context_length: int = 1024, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def rows(facts: dict[str, Any]) -> list[Row]:
     """What is said of a model, in order: sizes, computation, bytes, parts."""
     model, schedule = facts["model"], facts["schedule"]
     tokens, repeats = f"{facts['context_length']:,}", len(schedule) // model["group_size"]
-    first = " ".join(map(str, schedule[:SHOWN_LAYERS])) + (" …" if len(schedule) > SHOWN_LAYERS else "")
+    executed = shorten(f"executed: {' '.join(map(str, schedule))}", WIDTH - 35, placeholder=" …")
     return [
         Row("parameters", f"{facts['parameters']:,}", "in all, each shared one once"),
         Row("  active", f"{facts['active_parameters']:,}", "met by one token in each layer once"),
@@ -91,7 +91,7 @@ def rows(facts: dict[str, Any]) -> list[Row]:
         Row("activations", human(facts["activation_bytes"]), f"kept in training, {tokens} tokens"),
         Row("  recomputed", human(facts["checkpointed_activation_bytes"]), "with gradient checkpointing"),
         Row("cache", human(facts["cache_bytes_per_token"]), "keys and values of a token"),
-        Row("layers", f"{model['group_size']} × {repeats}", f"executed: {first}"),
+        Row("layers", f"{model['group_size']} × {repeats}", executed),
         Row("width", f"{model['hidden_size']:,}", "hidden size"),
         Row("attention", model["attention"]["kind"]),
         Row("feed-forward", model["feed_forward"]["kind"]),
