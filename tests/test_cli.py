@@ -214,9 +214,8 @@ def test_describe_builds_nothing_and_counts_right(moeut: Run):
 
 def test_describe_shows_models_side_by_side(moeut: Run, tmp_path: Path):
     (tmp_path / "mine.yaml").write_text("model: {norm: pre}\n")
-    code, out, _ = moeut(
-        "describe", "moeut-44m", "dense-44m", "mine.yaml", "--model.vocab_size", "32000", "--context", "64"
-    )
+    names = ["moeut-44m", "dense-44m", "mine.yaml"]
+    code, out, _ = moeut("describe", *names, "--model.vocab_size", "32000", "--context", "64")
     assert code == 0
     assert out.splitlines()[0].split() == names
     sizes = next(line for line in out.splitlines() if line.startswith("parameters")).split()[1:]
