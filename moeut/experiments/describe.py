@@ -1,7 +1,6 @@
 """What is a model, before anything is built? Parts, parameters, computation and bytes; several models side by side."""
 
 from dataclasses import asdict
-from itertools import accumulate
 from textwrap import shorten
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from moeut.trees import to_tree
 
 WIDTH = 80
 """Columns of a terminal that a table fits into."""
+LISTED = ("parameters", "  active", "multiply-adds", "cache", "layers")
 
 
 def description(config: ModelConfig, context_length: int = 1024, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
@@ -60,20 +60,24 @@ def lines(facts: dict[str, Any]) -> list[str]:
 
 
 def table(described: dict[str, dict[str, Any]]) -> list[str]:
-    """Models side by side, a column each under its name; as many as a line holds, then the others below them."""
-    columns = [[name, *(row.value for row in rows(facts))] for name, facts in described.items()]
-    labels = ["", *(row.label for row in rows(next(iter(described.values()))))]
-    widths = [2 + max(map(len, column)) for column in columns]
-    result: list[str] = []
-    while columns:
-        fitting = max(1, sum(total <= WIDTH for total in accumulate(widths, initial=17)) - 1)
-        if result:
-            result.append("")
-        for number, label in enumerate(labels):
-            cells = zip(columns[:fitting], widths[:fitting], strict=True)
-            result.append((f"{label:<17}" + "".join(column[number].rjust(width) for column, width in cells)).rstrip())
-        columns, widths = columns[fitting:], widths[fitting:]
-    return result
+    """Several models by their names: side by side where a line holds them, otherwise a line each of what counts."""
+    by_name = {name: {row.label: row.value for row in rows(facts)} for name, facts in described.items()}
+    labels = [row.label for row in rows(next(iter(described.values())))]
+    side_by_side = [["", *by_name], *([label, *(of[label] for of in by_name.values())] for label in labels)]
+    lines = _aligned(side_by_side)
+    if len(lines[0]) <= WIDTH:
+        return lines
+    listed = [[name, *(of[label] for label in LISTED)] for name, of in by_name.items()]
+    return _aligned([["", *(label.strip() for label in LISTED)], *listed])
+
+
+def _aligned(cells: list[list[str]]) -> list[str]:
+    """Rows of cells as lines, the first column to the left and the others to the right."""
+    first, *others = (max(map(len, column)) for column in zip(*cells, strict=True))
+    return [
+        label.ljust(first) + "".join(cell.rjust(2 + width) for cell, width in zip(values, others, strict=True))
+        for label, *values in cells
+    ]
 
 
 def rows(facts: dict[str, Any]) -> list[Row]:

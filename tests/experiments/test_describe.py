@@ -32,20 +32,23 @@ def test_lines_fit_a_terminal(name: str):
     assert f"{cost(preset(name)).parameters:,}" in shown[0]
 
 
-def test_all_presets_side_by_side_fit_a_terminal():
-    described = {name: description(config.model) for name, config in PRESETS.items()}
-    shown = table(described)
-    assert max(map(len, shown)) <= WIDTH
-    assert [name for line in shown if line.startswith(" " * 17) for name in line.split()] == list(described)
-    figures = [word for line in shown if line.startswith("parameters") for word in line.split()[1:]]
-    assert figures == [f"{facts['parameters']:,}" for facts in described.values()]
+@pytest.mark.parametrize("size", ["tiny", "44m", "244m"])
+def test_all_models_of_a_size_in_a_list_fit_a_terminal(size: str):
+    described = {name: description(preset(name)) for name in PRESETS if name.endswith(size)}
+    heading, *shown = table(described)
+    assert max(map(len, shown)) == len(heading) <= WIDTH
+    assert heading.split() == ["parameters", "active", "multiply-adds", "cache", "layers"]
+    for line, (name, facts) in zip(shown, described.items(), strict=True):
+        figures = (facts[key] for key in ("parameters", "active_parameters", "macs_per_token"))
+        assert line.split()[:4] == [name, *(f"{figure:,}" for figure in figures)]
 
 
-def test_a_column_wider_than_the_terminal_stands_alone():
-    facts = description(preset("nano"))
-    shown = table({"runs/" + "x" * 90: facts, "nano": facts})
-    assert shown[0].split() == ["runs/" + "x" * 90]
-    assert shown[shown.index("") + 1].split() == ["nano"]
+def test_three_presets_stand_side_by_side():
+    names = ["moeut-1b", "dense-1b", "sigma-moe-727m"]
+    heading, *shown = table({name: description(preset(name)) for name in names})
+    assert heading.split() == names
+    assert shown[0].split()[1:] == [f"{cost(preset(name)).parameters:,}" for name in names]
+    assert max(map(len, shown)) == len(heading) <= WIDTH
 
 
 def test_parts_are_named():
