@@ -3,12 +3,19 @@
 The exact counts of the paper's sizes are in test_paper.py.
 """
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
+from moeut.config import run_config
 from moeut.model.cost import cost
 from moeut.model.language_model import LanguageModel
 from moeut.presets import PRESETS, preset, run_preset
+from moeut.trees import to_tree
+
+VARIANTS = Path(__file__).resolve().parent.parent / "docs" / "variants.md"
 
 
 def size_of(name: str) -> str:
@@ -93,3 +100,18 @@ def test_unknown_name_is_refused_with_the_nearest():
         preset("moeut-44")
     with pytest.raises(ValueError, match=r"there are .*as in dense-44m: moeut, .*, sut-without-act$"):
         preset("xyz")
+
+
+FENCE = re.compile(r"^```yaml (\S+)(?: over (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(("name", "base", "text"), FENCE.findall(VARIANTS.read_text("utf-8")))
+def test_the_page_of_variants_says_what_each_is(name: str, base: str, text: str, tmp_path: Path):
+    """Its YAML is a preset's model, laid over the one that is named or over what `moeut train` begins with."""
+    file = tmp_path / "variant.yaml"
+    file.write_text(text)
+    assert run_config(to_tree(run_preset(base or "tiny", "somewhere")), file, []).model == preset(name)
+
+
+def test_the_page_of_variants_has_every_row():
+    assert [name for name, _, _ in FENCE.findall(VARIANTS.read_text("utf-8"))] == [f"{row}-44m" for row in ROWS]
