@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from moeut.generation.generate import generate as generate
     from moeut.model.attention import DenseAttentionConfig as DenseAttentionConfig
     from moeut.model.cost import cost as cost
+    from moeut.model.elastic_depth import with_repeats as with_repeats
     from moeut.model.feedforward import MLPConfig as MLPConfig
     from moeut.model.folder import load_model as load_model
     from moeut.model.folder import save_model as save_model
@@ -38,6 +39,7 @@ _HOMES = {
     "preset": "moeut.presets",
     "save_model": "moeut.model.folder",
     "train": "moeut.experiments.run",
+    "with_repeats": "moeut.model.elastic_depth",
 }
 
 __version__ = "0.1.0"

@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import moeut
-from moeut.commands import DEFAULT_DATA, DEFAULT_PRESET, demo, describe, evaluate, generate, prepare, train
+from moeut.commands import DEFAULT_DATA, DEFAULT_PRESET, demo, describe, evaluate, generate, match, prepare, train
+
+NAMED_MODEL = "a preset, a YAML file, a model folder or a run folder"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,6 +59,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     def device(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, mps; auto: a GPU if there is one")
+
+    def repeats(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--repeats", type=int, metavar="N", help="run shared layers N times (default: as in training)")
 
     sub = verb("prepare", prepare, "Turn text into a folder of tokens to train on; goes on where it was interrupted.")
     sub.set_defaults(takes_overrides=True)
@@ -119,6 +124,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--data", metavar="DIR", help="prepared folder (default: the one the run was trained on)")
     sub.add_argument("--context-length", type=int, metavar="N", help="tokens a block (default: as in training)")
     sub.add_argument("--batch-size", type=int, default=8, metavar="N", help="blocks at a time (%(default)s)")
+    repeats(sub)
     device(sub)
 
     sub = verb("generate", generate, "Continue a prompt.")
@@ -133,15 +139,38 @@ def build_parser() -> argparse.ArgumentParser:
         "--top-p", type=float, metavar="P", help="choose among the likeliest that hold P of the probability"
     )
     sub.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same text (%(default)s)")
+    repeats(sub)
     device(sub)
 
-    sub = verb("describe", describe, "What a configuration is: parameters, multiply-adds, the order of its layers.")
+    sub = verb("describe", describe, "What models are: parameters, multiply-adds, bytes, layers; several side by side.")
+    sub.add_argument("models", metavar="MODEL", nargs="*", help=f"{NAMED_MODEL} (default: --preset and --config)")
     _configuration_options(sub)
-    sub.add_argument("--context-length", type=int, default=1024, metavar="N", help="for multiply-adds (%(default)s)")
+    _context_option(sub)
+    sub.add_argument("--dtype", default="float32", metavar="NAME", help="of weights and activations (%(default)s)")
+
+    sub = verb("match", match, "Give a variant as many experts, or as wide an MLP, as makes it cost what another does.")
+    sub.set_defaults(takes_overrides=True)
+    sub.add_argument("variant", metavar="VARIANT", help=f"what to adapt: {NAMED_MODEL}")
+    sub.add_argument("--to", metavar="MODEL", help="the model to be met")
+    sub.add_argument(
+        "--by", default="parameters", choices=["parameters", "macs", "both"],
+        help="what of it to meet: its parameters (default), its multiply-adds a token, or both",
+    )  # fmt: skip
+    sub.add_argument("--parameters", type=_count, metavar="N", help="so many parameters, such as 44e6")
+    sub.add_argument("--macs", type=_count, metavar="N", help="so many multiply-adds a token")
+    _context_option(sub)
+    sub.add_argument("--output", type=Path, metavar="FILE", help="write the configuration as YAML")
 
     sub = verb("demo", demo, "The whole path on Python's standard library: prepare, train, evaluate, compare, sample.")
     sub.add_argument("--out", default="demo", metavar="DIR", help="folder to write (%(default)s)")
     return parser
+
+
+def _context_option(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--context-length", "--context", type=_positive, default=1024, metavar="N",
+        help="tokens of context, for multiply-adds (%(default)s)",
+    )  # fmt: skip
 
 
 def _configuration_options(sub: argparse.ArgumentParser) -> None:
@@ -178,6 +207,13 @@ def _overrides(rest: Sequence[str], *, accepted: bool) -> list[tuple[str, str]]:
                 raise ValueError(f"{word}: a value is missing") from None
         pairs.append((key, value))
     return pairs
+
+
+def _positive(text: str) -> int:
+    """A whole number above 0."""
+    if (number := _count(text)) == 0:
+        raise argparse.ArgumentTypeError("0 is not above 0")
+    return number
 
 
 def _count(text: str) -> int:

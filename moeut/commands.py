@@ -120,6 +120,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from moeut.evaluation.perplexity import evaluate as score
     from moeut.experiments.matching import open_matching
     from moeut.experiments.run_folder import model_folder, run_of
+    from moeut.model.elastic_depth import with_repeats
     from moeut.model.folder import load_model
     from moeut.training.distributed import pick_device
     from moeut.training.progress import Progress
@@ -131,6 +132,8 @@ def evaluate(options: argparse.Namespace) -> int:
         raise ValueError(f"{folder}: not part of a run, so name the text to evaluate on with --data DIR")
     context_length = options.context_length or (run.training.context_length if run else 1024)
     model = load_model(folder, pick_device(options.device))
+    if options.repeats is not None:
+        model = with_repeats(model, options.repeats)
     data = open_matching(folder_of_data, model.config, folder)
     with Progress(quiet=options.quiet) as progress:
         result = score(model, data.held_out, context_length, options.batch_size, progress)
@@ -141,7 +144,12 @@ def evaluate(options: argparse.Namespace) -> int:
         f"scored {result.tokens:,} tokens, {result.bytes:,} bytes of {folder_of_data} (held out), "
         f"in blocks of {context_length:,}",
     ]
-    facts = {**vars(result), "model": str(folder), "data": str(folder_of_data), "context_length": context_length}
+    if options.repeats is not None:
+        lines.append(f"each layer ran {options.repeats:,} times")
+    facts = {
+        **vars(result), "model": str(folder), "data": str(folder_of_data), "context_length": context_length,
+        "num_repeats": model.config.num_repeats,
+    }  # fmt: skip
     _print(facts, lines, as_json=options.json)
     return 0
 
@@ -156,7 +164,7 @@ def generate(options: argparse.Namespace) -> int:
 
     names = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
     settings = validate(GenerationConfig, {name: getattr(options, name) for name in names})
-    model = load(model_folder(Path(options.model)), pick_device(options.device))
+    model = load(model_folder(Path(options.model)), pick_device(options.device), options.repeats)
     if options.json:
         print(json.dumps({"prompt": options.prompt, "text": write(model, options.prompt, settings)}))
         return 0
@@ -171,23 +179,41 @@ def generate(options: argparse.Namespace) -> int:
 
 
 def describe(options: argparse.Namespace) -> int:
-    """`moeut describe`: costs and layer order from the configuration alone."""
-    from moeut.model.cost import cost
-    from moeut.trees import to_tree
+    """`moeut describe`: sizes, computation and bytes of models from their configurations alone."""
+    from moeut.experiments.describe import description, dtype_named, lines, table
 
-    config = _resolve(options).model
-    costs = cost(config, options.context_length)
-    facts = {**vars(costs), "schedule": config.schedule, "model": to_tree(config)}
-    lines = [
-        f"parameters         {costs.parameters:>15,}   of which embedding and head {costs.embedding_parameters:,}",
-        f"active parameters  {costs.active_parameters:>15,}   met by one token in one pass through each layer",
-        f"multiply-adds      {costs.macs_per_token:>15,}   a token, forward, context {options.context_length:,}",
-        f"layers             {config.num_hidden_layers:>15,}   executed: {' '.join(map(str, config.schedule))}",
-        f"attention          {config.attention.kind:>15}",
-        f"feed-forward       {config.feed_forward.kind:>15}",
-        f"layer norm         {config.norm:>15}",
-    ]
-    _print(facts, lines, as_json=options.json)
+    if options.models and (options.preset or options.config):
+        raise ValueError(f"{options.models[0]}: name models, or one with --preset and --config; not both")
+    models = {name: _named(name, options).model for name in options.models} or {"": _resolve(options).model}
+    dtype = dtype_named(options.dtype)
+    described = {name: description(model, options.context_length, dtype) for name, model in models.items()}
+    if len(described) > 1:
+        _print(described, table(described), as_json=options.json)
+        return 0
+    [facts] = described.values()
+    _print(facts, lines(facts), as_json=options.json)
+    return 0
+
+
+def match(options: argparse.Namespace) -> int:
+    """`moeut match`: the dimensions with which a variant costs as much as another model, or so much."""
+    from dataclasses import replace
+
+    from moeut.experiments.budget import facts, goals, report
+    from moeut.experiments.budget import match as find
+    from moeut.trees import write_yaml
+
+    run = _named(options.variant, options)
+    target = None if options.to is None else _named(options.to, options).model
+    found = find(
+        run.model, goals(target, options.by, options.parameters, options.macs, options.context_length),
+        options.context_length,
+    )  # fmt: skip
+    lines = report(options.variant, found, options.context_length)
+    if options.output is not None:
+        write_yaml(options.output, replace(run, model=found.config))
+        lines.append(f"written to {options.output}")
+    _print({"variant": options.variant, **facts(found)}, lines, as_json=options.json)
     return 0
 
 
@@ -216,6 +242,14 @@ def _resolve(options: argparse.Namespace) -> Any:
     return run_config(
         base, options.config, [*options.overrides, *((name, json.dumps(value)) for name, value in named.items())]
     )
+
+
+def _named(name: str, options: argparse.Namespace) -> Any:
+    """The configuration that a model's name means, with the overrides of the command line."""
+    from moeut.experiments.named_models import named_run
+    from moeut.presets import run_preset
+
+    return named_run(name, run_preset(DEFAULT_PRESET, data=DEFAULT_DATA), options.overrides)
 
 
 def _print(result: dict[str, Any], lines: Sequence[str], *, as_json: bool) -> None:

@@ -1,61 +1,29 @@
-"""Which models have names? The paper's six sizes and their dense rivals, and small ones that learn on two CPU cores.
+"""Which models have names? The paper's, with all of their rivals, and small ones that learn on two CPU cores.
 
-Paper appendix (hyper-parameters). The vocabulary of the paper's models is 8,000.
+Paper appendix (hyper-parameters). A name is a variant and a size: `sut-44m`.
 """
 
 import difflib
+from dataclasses import replace
 from typing import NamedTuple
 
 from moeut.config import RunConfig
-from moeut.model.attention import DenseAttentionConfig
-from moeut.model.feedforward import MLPConfig
 from moeut.model.language_model import ModelConfig
-from moeut.model.sigma_moe import SigmaMoEConfig
-from moeut.model.switchhead import SwitchHeadConfig
 from moeut.training.optimizer import OptimizerConfig
 from moeut.training.schedule import LinearSchedule, PaperSchedule
 from moeut.training.training_config import TrainingConfig
-
-PAPER_VOCABULARY = 8000
-
-
-def moeut(
-    *, hidden_size: int, num_hidden_layers: int, group_size: int, num_attention_heads: int, head_dim: int,
-    attention_experts: int, experts: int, experts_per_tok: int, expert_size: int = 128,
-    attention_experts_per_tok: int = 2, vocab_size: int = PAPER_VOCABULARY,
-) -> ModelConfig:  # fmt: skip
-    """A MoEUT as in the paper: SwitchHead (there 2 experts selected), σ-MoE, peri-layernorm, a repeated group."""
-    return ModelConfig(
-        vocab_size=vocab_size,
-        hidden_size=hidden_size,
-        num_hidden_layers=num_hidden_layers,
-        group_size=group_size,
-        attention=SwitchHeadConfig(
-            num_attention_heads=num_attention_heads,
-            head_dim=head_dim,
-            num_experts=attention_experts,
-            num_experts_per_tok=attention_experts_per_tok,
-        ),
-        feed_forward=SigmaMoEConfig(
-            num_experts=experts, num_experts_per_tok=experts_per_tok, moe_intermediate_size=expert_size
-        ),
-    )
-
-
-def dense(
-    *, hidden_size: int, num_hidden_layers: int, num_attention_heads: int, head_dim: int, intermediate_size: int,
-    vocab_size: int = PAPER_VOCABULARY,
-) -> ModelConfig:  # fmt: skip
-    """The paper's dense Transformer: pre-layernorm, rotary positions, nothing shared."""
-    return ModelConfig(
-        vocab_size=vocab_size,
-        hidden_size=hidden_size,
-        num_hidden_layers=num_hidden_layers,
-        group_size=num_hidden_layers,
-        norm="pre",
-        attention=DenseAttentionConfig(num_attention_heads=num_attention_heads, head_dim=head_dim),
-        feed_forward=MLPConfig(intermediate_size=intermediate_size),
-    )
+from moeut.variants import (
+    dense,
+    gated,
+    grouped,
+    moeut,
+    sigma_moe,
+    sigma_moe_plain,
+    sut,
+    switchhead,
+    universal,
+    with_act,
+)
 
 
 def paper_training(*, warmup_steps: int, max_grad_norm: float) -> TrainingConfig:
@@ -114,65 +82,173 @@ class Preset(NamedTuple):
     training: TrainingConfig
 
 
-PRESETS: dict[str, Preset] = {
-    "nano": Preset(moeut(
-        hidden_size=64, num_hidden_layers=4, group_size=2, num_attention_heads=2, head_dim=32,
-        attention_experts=2, experts=8, experts_per_tok=2, expert_size=64, vocab_size=4096,
-    ), NANO_TRAINING),
-    "tiny": Preset(moeut(
-        hidden_size=160, num_hidden_layers=4, group_size=2, num_attention_heads=2, head_dim=40,
-        attention_experts=4, experts=16, experts_per_tok=2, expert_size=128, vocab_size=4096,
-    ), TINY_TRAINING),
-    "dense-tiny": Preset(dense(
-        hidden_size=160, num_hidden_layers=4, num_attention_heads=4, head_dim=40, intermediate_size=930, vocab_size=4096
-    ), TINY_TRAINING),
-    "shakespeare": Preset(moeut(
-        hidden_size=160, num_hidden_layers=2, group_size=1, num_attention_heads=4, head_dim=40,
-        attention_experts=2, attention_experts_per_tok=1, experts=12, experts_per_tok=2, vocab_size=257,
-    ), SHAKESPEARE_TRAINING),
-    "moeut-44m": Preset(moeut(
+NANO = moeut(
+    hidden_size=64, num_hidden_layers=4, group_size=2, num_attention_heads=2, head_dim=32,
+    attention_experts=2, experts=8, experts_per_tok=2, expert_size=64, vocab_size=4096,
+)  # fmt: skip
+TINY = moeut(
+    hidden_size=160, num_hidden_layers=4, group_size=2, num_attention_heads=2, head_dim=40,
+    attention_experts=4, experts=16, experts_per_tok=2, expert_size=128, vocab_size=4096,
+)  # fmt: skip
+MOEUT = {
+    "44m": moeut(
         hidden_size=412, num_hidden_layers=16, group_size=2, num_attention_heads=4, head_dim=82,
         attention_experts=8, experts=155, experts_per_tok=12,
-    ), PAPER_TRAINING_44M),
-    "moeut-126m": Preset(moeut(
+    ),
+    "126m": moeut(
         hidden_size=768, num_hidden_layers=18, group_size=2, num_attention_heads=4, head_dim=96,
         attention_experts=10, experts=254, experts_per_tok=12,
-    ), PAPER_TRAINING),
-    "moeut-244m": Preset(moeut(
+    ),
+    "244m": moeut(
         hidden_size=1024, num_hidden_layers=18, group_size=2, num_attention_heads=4, head_dim=128,
         attention_experts=10, experts=387, experts_per_tok=16,
-    ), PAPER_TRAINING),
-    "moeut-318m": Preset(moeut(
+    ),
+    "318m": moeut(
         hidden_size=1024, num_hidden_layers=24, group_size=3, num_attention_heads=4, head_dim=128,
         attention_experts=10, experts=338, experts_per_tok=16,
-    ), PAPER_TRAINING),
-    "moeut-727m": Preset(moeut(
+    ),
+    "727m": moeut(
         hidden_size=1280, num_hidden_layers=36, group_size=4, num_attention_heads=5, head_dim=128,
         attention_experts=13, experts=467, experts_per_tok=20,
-    ), PAPER_TRAINING),
-    "moeut-1b": Preset(moeut(
+    ),
+    "1b": moeut(
         hidden_size=1536, num_hidden_layers=36, group_size=4, num_attention_heads=6, head_dim=128,
         attention_experts=12, experts=565, experts_per_tok=24,
-    ), PAPER_TRAINING),
-    "dense-44m": Preset(dense(
-        hidden_size=412, num_hidden_layers=16, num_attention_heads=10, head_dim=41, intermediate_size=2053
-    ), PAPER_TRAINING_44M),
-    "dense-126m": Preset(dense(
-        hidden_size=768, num_hidden_layers=16, num_attention_heads=16, head_dim=48, intermediate_size=3072
-    ), PAPER_TRAINING),
-    "dense-244m": Preset(dense(
-        hidden_size=1024, num_hidden_layers=18, num_attention_heads=16, head_dim=64, intermediate_size=4110
-    ), PAPER_TRAINING),
-    "dense-318m": Preset(dense(
-        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, head_dim=64, intermediate_size=4110
-    ), PAPER_TRAINING),
-    "dense-727m": Preset(dense(
-        hidden_size=1280, num_hidden_layers=36, num_attention_heads=20, head_dim=64, intermediate_size=5120
-    ), PAPER_TRAINING),
-    "dense-1b": Preset(dense(
-        hidden_size=1536, num_hidden_layers=36, num_attention_heads=24, head_dim=64, intermediate_size=6144
-    ), PAPER_TRAINING),
+    ),
 }  # fmt: skip
+DENSE = {
+    "tiny": dense(
+        hidden_size=160, num_hidden_layers=4, num_attention_heads=4, head_dim=40, intermediate_size=930, vocab_size=4096
+    ),
+    "44m": dense(
+        hidden_size=412, num_hidden_layers=16, num_attention_heads=10, head_dim=41, intermediate_size=2053
+    ),
+    "126m": dense(
+        hidden_size=768, num_hidden_layers=16, num_attention_heads=16, head_dim=48, intermediate_size=3072
+    ),
+    "244m": dense(
+        hidden_size=1024, num_hidden_layers=18, num_attention_heads=16, head_dim=64, intermediate_size=4110
+    ),
+    "318m": dense(
+        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, head_dim=64, intermediate_size=4110
+    ),
+    "727m": dense(
+        hidden_size=1280, num_hidden_layers=36, num_attention_heads=20, head_dim=64, intermediate_size=5120
+    ),
+    "1b": dense(
+        hidden_size=1536, num_hidden_layers=36, num_attention_heads=24, head_dim=64, intermediate_size=6144
+    ),
+}  # fmt: skip
+UNIVERSAL = {
+    "tiny": universal(
+        hidden_size=256, num_hidden_layers=4, num_attention_heads=4, head_dim=64, intermediate_size=1030,
+        vocab_size=4096,
+    ),
+    "44m": universal(
+        hidden_size=1344, num_hidden_layers=16, num_attention_heads=21, head_dim=64, intermediate_size=5801
+    ),
+    "244m": universal(
+        hidden_size=3840, num_hidden_layers=18, num_attention_heads=60, head_dim=64, intermediate_size=15997
+    ),
+}  # fmt: skip
+UNIVERSAL_ACT = {
+    "tiny": with_act(UNIVERSAL["tiny"], intermediate_size=901),
+    "44m": with_act(UNIVERSAL["44m"], intermediate_size=5129),
+    "244m": with_act(UNIVERSAL["244m"], intermediate_size=14076),
+}
+SUT = {
+    "tiny": sut(
+        hidden_size=160, num_hidden_layers=4, num_attention_heads=2, head_dim=40,
+        attention_experts=12, experts=28, expert_size=128, vocab_size=4096,
+    ),
+    "44m": sut(
+        hidden_size=412, num_hidden_layers=16, num_attention_heads=4, head_dim=64,
+        attention_experts=24, experts=152, expert_size=256,
+    ),
+    "244m": sut(
+        hidden_size=1024, num_hidden_layers=18, num_attention_heads=4, head_dim=128,
+        attention_experts=21, experts=192, expert_size=512, sample_topk=1, mutual_information_loss_coef=0.01,
+    ),
+}  # fmt: skip
+
+STUDIED = {"tiny": TINY, "44m": MOEUT["44m"], "244m": MOEUT["244m"]}
+"""The MoEUTs that every variant is built beside."""
+
+SMALLER_EXPERTS = replace(
+    TINY, feed_forward=replace(TINY.feed_forward, num_experts_per_tok=4, moe_intermediate_size=64)
+)
+"""`tiny` with experts small enough for a whole number of them to fit into each of four layers."""
+
+MODELS: dict[str, dict[str, ModelConfig]] = {
+    "moeut": MOEUT,
+    "moeut-gated": {
+        "tiny": gated(TINY, experts=18),
+        "44m": gated(MOEUT["44m"], experts=173),
+        "244m": gated(MOEUT["244m"], experts=423),
+    },
+    "moeut-pre": {size: replace(model, norm="pre") for size, model in STUDIED.items()},
+    "moeut-post": {size: replace(model, norm="post") for size, model in STUDIED.items()},
+    "moeut-aabb": {size: replace(model, layer_order="aabb") for size, model in STUDIED.items()},
+    "moeut-g1": {"244m": grouped(MOEUT["244m"], group_size=1, attention_experts=20, experts=779)},
+    "moeut-g3": {"244m": grouped(MOEUT["244m"], group_size=3, attention_experts=6, experts=260)},
+    "moeut-g6": {"244m": grouped(MOEUT["244m"], group_size=6, attention_experts=3, experts=128)},
+    "moeut-g9": {"244m": grouped(MOEUT["244m"], group_size=9, attention_experts=2, experts=84)},
+    "sigma-moe": {
+        "tiny": sigma_moe(SMALLER_EXPERTS, experts=17),
+        "44m": sigma_moe(MOEUT["44m"], experts=17),
+        "126m": sigma_moe(MOEUT["126m"], experts=26),
+        "244m": sigma_moe(MOEUT["244m"], experts=40),
+        "318m": sigma_moe(MOEUT["318m"], experts=40),
+        "727m": sigma_moe(MOEUT["727m"], experts=50),
+    },
+    "sigma-moe-plain": {
+        "tiny": sigma_moe_plain(SMALLER_EXPERTS, DENSE["tiny"], experts=14),
+        "44m": sigma_moe_plain(MOEUT["44m"], DENSE["44m"], experts=16),
+        "244m": sigma_moe_plain(MOEUT["244m"], DENSE["244m"], experts=32),
+    },
+    "switchhead": {
+        "tiny": switchhead(TINY, attention_experts=3, intermediate_size=902),
+        "44m": switchhead(MOEUT["44m"], attention_experts=3, intermediate_size=1535),
+        "244m": switchhead(MOEUT["244m"], attention_experts=3, intermediate_size=4091),
+    },
+    "dense": DENSE,
+    "ut": UNIVERSAL,
+    "ut-post": {size: replace(model, norm="post") for size, model in UNIVERSAL.items()},
+    "ut-act": UNIVERSAL_ACT,
+    "sut": SUT,
+    "sut-without-act": {size: replace(model, halting=None) for size, model in SUT.items()},
+}
+"""Every variant at its sizes. Where the paper's runs say a number it is theirs; the others were found by `moeut match`
+to have as many parameters as the MoEUT of that size. `moeut-g18` would be `sigma-moe`, and `moeut-g2` is `moeut`."""
+
+TRAINING = {"tiny": TINY_TRAINING, "44m": PAPER_TRAINING_44M} | dict.fromkeys(
+    ("126m", "244m", "318m", "727m", "1b"), PAPER_TRAINING
+)
+
+PRESETS: dict[str, Preset] = {
+    "nano": Preset(NANO, NANO_TRAINING),
+    "tiny": Preset(TINY, TINY_TRAINING),
+    "shakespeare": Preset(
+        moeut(
+            hidden_size=160,
+            num_hidden_layers=2,
+            group_size=1,
+            num_attention_heads=4,
+            head_dim=40,
+            attention_experts=2,
+            attention_experts_per_tok=1,
+            experts=12,
+            experts_per_tok=2,
+            vocab_size=257,
+        ),
+        SHAKESPEARE_TRAINING,
+    ),
+    **{
+        f"{variant}-{size}": Preset(model, TRAINING[size])
+        for variant, models in MODELS.items()
+        for size, model in models.items()
+    },
+}
 """Every preset by its name."""
 
 
@@ -190,9 +266,15 @@ def run_preset(name: str, data: str) -> RunConfig:
     return RunConfig(data=data, model=found.model, training=found.training)
 
 
+def no_such_preset(name: str) -> str:
+    """What to say to a name that is no preset's: the nearest one, or how names are made."""
+    near = difflib.get_close_matches(name, PRESETS, n=1)
+    if near:
+        return f"did you mean {near[0]}?"
+    return f"there are nano, tiny, and with a size, as in dense-44m: {', '.join(MODELS)}"
+
+
 def _find(name: str) -> Preset:
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PRESETS)}"
-        raise ValueError(f"--preset: {name!r} is unknown; {hint}")
+        raise ValueError(f"--preset: {name!r} is unknown; {no_such_preset(name)}")
     return PRESETS[name]

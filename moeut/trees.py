@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import yaml
 
+from moeut.files import replacing
 from moeut.validation import Tree
 
 
@@ -40,6 +41,12 @@ def read_yaml(file: Path) -> Tree:
 def to_yaml(config: object) -> str:
     """A configuration as YAML that reads back as the same configuration."""
     return yaml.safe_dump(to_tree(config), sort_keys=False, allow_unicode=True)
+
+
+def write_yaml(file: Path, config: object) -> None:
+    """Write a configuration as YAML, all at once. Raises OSError where it cannot be written."""
+    with replacing(file) as partial:
+        partial.write_text(to_yaml(config), encoding="utf-8")
 
 
 def to_tree(config: object) -> Tree:

@@ -229,19 +229,23 @@ def micro_batches_equal_the_whole(config: ModelConfig) -> None:
 
 
 def described_equals_built(config: ModelConfig) -> None:
-    """The parameters and multiply-accumulates that `cost` states are those of the built model."""
-    config = dataclasses.replace(without_dropout(config), expert_backend="reference")
+    """The parameters and multiply-accumulates that `cost` states are those of the built model, also in training."""
+    config = dataclasses.replace(without_batch_losses(without_dropout(config)), expert_backend="reference")
     if config.halting is not None:
-        # Stated is what runs while nobody has halted.
+        # Nothing is computed for a halted token; the stated cost is that of one which goes on to the end.
         config = dataclasses.replace(config, halting=dataclasses.replace(config.halting, threshold=1 - 1e-9))
-    model = build(config).eval()
-    inputs, _ = tokens(config)
+    model = build(config)
+    inputs, targets = tokens(config)
     stated = cost(config, context_length=LENGTH)
     assert stated.parameters == sum(parameter.numel() for parameter in model.parameters())
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        model(inputs)
-    assert counter.get_total_flops() == 2 * stated.macs_per_token * BATCH * LENGTH
+    forward, training = FlopCounterMode(display=False), FlopCounterMode(display=False)
+    with sdpa_kernel(SDPBackend.MATH):
+        with torch.no_grad(), forward:
+            model.eval()(inputs)
+        with training:
+            model.train()(inputs, targets).loss.backward()
+    products = 2 * BATCH * LENGTH * (stated.macs_per_token - stated.reduction_macs_per_token)
+    assert (forward.get_total_flops(), training.get_total_flops()) == (products, 3 * products)
 
 
 def another_number_of_repeats_runs(config: ModelConfig) -> None:

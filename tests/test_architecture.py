@@ -28,6 +28,7 @@ LAYERS: list[set[str]] = [
     {"presets"},
     {"config"},
     {"training", "evaluation", "generation", "analysis", "hf"},
+    {"variants"},
     {"model", "data"},
     {"experts"},
     {"trees"},

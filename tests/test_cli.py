@@ -165,6 +165,15 @@ def mistake(result: tuple[int, str, str]) -> str:
         (["evaluate", "empty.txt"], "empty.txt"),
         (["generate", "corpus"], "corpus: no model here"),
         (["describe", "--preset", "tiny", "--model.group_size", "3"], "model.group_size"),
+        (["describe", "moeut-44m", "tinny"], "tinny: no such file or folder, and no preset; did you mean tiny?"),
+        (["describe", "moeut-44m", "--preset", "tiny"], "moeut-44m: name models, or one with --preset"),
+        (["describe", "corpus", "tiny"], "corpus: no model here"),
+        (["describe", "moeut-44m", "--dtype", "int8"], "--dtype: 'int8' is not one of"),
+        (["match", "dense-44m"], "nothing to match"),
+        (["match", "dense-44m", "--to", "moeut-44m", "--by", "both"], "a dense model that repeats no layer"),
+        (["match", "moeut-44m", "--parameters", "1e3"], "parameters: nothing is near 1,000"),
+        (["match", "nowhere", "--to", "moeut-44m"], "nowhere: no such file or folder"),
+        (["match", "dense-44m", "--to", "moeut-44m", "--output", "nowhere/rival.yaml"], "nowhere"),
     ],
 )
 def test_a_mistake_is_answered_with_one_line(arguments: list[str], expected: str, moeut: Run, tmp_path: Path):
@@ -201,6 +210,61 @@ def test_describe_builds_nothing_and_counts_right(moeut: Run):
     assert code == 0
     assert "44,345,792" in out
     assert "0 0 0 0 0 0 0 0 1 1 1 1 1 1 1 1" in out
+
+
+def test_describe_shows_models_side_by_side(moeut: Run, tmp_path: Path):
+    (tmp_path / "mine.yaml").write_text("model: {norm: pre}\n")
+    names = ["moeut-44m", "dense-44m", "mine.yaml"]
+    code, out, _ = moeut("describe", *names, "--model.vocab_size", "32000", "--context", "64")
+    assert code == 0
+    assert out.splitlines()[0].split() == names
+    sizes = next(line for line in out.splitlines() if line.startswith("parameters")).split()[1:]
+    code, as_json, _ = moeut("describe", "moeut-44m", "mine.yaml", "--model.vocab_size", "32000", "--json")
+    assert code == 0
+    described = json.loads(as_json)
+    assert [f"{facts['parameters']:,}" for facts in described.values()] == [sizes[0], sizes[2]]
+    assert described["mine.yaml"]["model"]["norm"] == "pre"
+    code, one, _ = moeut("describe", "moeut-44m", "--dtype", "bfloat16", "--json")
+    assert code == 0
+    assert json.loads(one)["weight_bytes"] == 2 * 44_345_792
+
+
+def test_a_match_can_be_trained(moeut: Run, tmp_path: Path):
+    code, out, _ = moeut("match", "dense-44m", "--to", "moeut-44m", "--output", "rival.yaml")
+    assert code == 0
+    assert "intermediate_size: 2053, now 2038" in out
+    assert "wanted 44,345,792, 0.00% more" in out
+    assert "written to rival.yaml" in out
+    code, printed, _ = moeut("train", "--config", "rival.yaml", "--print-config")
+    assert (code, printed) == (0, (tmp_path / "rival.yaml").read_text())
+    code, as_json, _ = moeut("match", "rival.yaml", "--macs", "60e6", "--json")
+    assert code == 0
+    assert json.loads(as_json)["wanted"] == {"macs_per_token": 60_000_000}
+    code, out, _ = moeut("describe", "rival.yaml")
+    assert code == 0
+    assert "44,346,264" in out
+
+
+def test_a_shared_layer_runs_more_often(moeut: Run, prepared: str):
+    train = ["train", "--data", prepared, *SMALL, "--training.num_steps", "2", "--quiet", "--run"]
+    assert moeut(*train, "shared")[0] == 0
+    assert moeut(*train, "unshared", "--model.group_size", "4")[0] == 0
+    scores = {}
+    for repeats in ("1", "2", "5"):
+        code, out, _ = moeut("evaluate", "shared", "--repeats", repeats, "--json", "--quiet")
+        assert code == 0
+        scores[repeats] = json.loads(out)
+        assert scores[repeats]["num_repeats"] == int(repeats)
+        code, out, _ = moeut("generate", "shared", "line", "--repeats", repeats, "--max-new-tokens", "3")
+        assert code == 0
+    code, out, _ = moeut("evaluate", "shared", "--json", "--quiet")
+    assert json.loads(out) == scores["2"]
+    assert len({score["cross_entropy"] for score in scores.values()}) == 3
+    code, out, _ = moeut("evaluate", "shared", "--repeats", "5", "--quiet")
+    assert "each layer ran 5 times" in out
+    for verb in ("evaluate", "generate"):
+        assert "repeats: this model repeats none of its 4 layers" in mistake(moeut(verb, "unshared", "--repeats", "2"))
+        assert "repeats: a layer cannot run 0 times" in mistake(moeut(verb, "shared", "--repeats", "0"))
 
 
 def test_help_names_every_verb(moeut: Run):

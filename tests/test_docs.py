@@ -2,7 +2,7 @@
 
 A fence ```python is run; ```bash and ```console are parsed, and run too where the word `test` follows, as in
 ```bash test. The word `slow` instead leaves a block to `make test-all`; `mistake` says that the commands of a console
-block end with code 2 and print to stderr just what stands below them. The blocks of a page run in order, in one
+block end with code 2 and print to stderr just what stands below them; `output` that they print just that. The blocks of a page run in order, in one
 temporary folder, and its Python blocks share their names.
 """
 
@@ -117,6 +117,8 @@ def run_block(block: Block, folder: Path, namespace: dict[str, object], page: st
         assert (result.returncode, result.stderr.splitlines()) == (2, block.output()), f"{page}:\n{script}"
         return
     assert result.returncode == 0, f"{page}:\n{script}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
+    if block.mark == "output":
+        assert result.stdout.splitlines() == block.output(), f"{page}:\n{script}"
 
 
 def run_page(page: Path, folder: Path, marks: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +143,7 @@ def test_commands_parse(page: Path):
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)
 def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    run_page(page, tmp_path, {"test", "mistake"}, monkeypatch)
+    run_page(page, tmp_path, {"test", "mistake", "output"}, monkeypatch)
 
 
 SLOW_PAGES = [page for page in PAGES if any(block.mark == "slow" for block in blocks(page.read_text("utf-8")))]
@@ -150,7 +152,7 @@ SLOW_PAGES = [page for page in PAGES if any(block.mark == "slow" for block in bl
 @pytest.mark.slow
 @pytest.mark.parametrize("page", SLOW_PAGES, ids=relative)
 def test_slow_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    run_page(page, tmp_path, {"test", "mistake", "slow"}, monkeypatch)
+    run_page(page, tmp_path, {"test", "mistake", "output", "slow"}, monkeypatch)
 
 
 def test_a_wrong_command_is_noticed():

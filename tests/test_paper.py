@@ -15,10 +15,11 @@ from moeut.model.attention import DenseAttentionConfig
 from moeut.model.cost import cost
 from moeut.model.feedforward import MLPConfig
 from moeut.model.language_model import LanguageModel, ModelConfig
+from moeut.model.paper_macs import paper_macs
 from moeut.model.routing import Router
 from moeut.model.sigma_moe import SigmaMoEConfig
 from moeut.model.switchhead import SwitchHeadConfig
-from moeut.presets import moeut, preset
+from moeut.presets import preset
 
 MAIN = {
     "moeut-44m": (44_345_792, 37_744_968),
@@ -37,46 +38,29 @@ MAIN = {
 """Parameters in all; without the embedding, the head's matrix and its bias, but with the final norm."""
 
 
-def unshared(name: str, experts: int) -> ModelConfig:
-    """The paper's σ-MoE of a size: a MoEUT without repeats, one attention expert a head that keeps both its gates."""
-    base = preset(name)
-    attention = dataclasses.replace(base.attention, num_experts=1, num_experts_per_tok=1)
-    feed_forward = dataclasses.replace(base.feed_forward, num_experts=experts)
-    return dataclasses.replace(base, group_size=base.num_hidden_layers, attention=attention, feed_forward=feed_forward)
-
-
 SIGMA_MOE = {
-    "44m": (unshared("moeut-44m", 17), 44_129_080, 37_528_256),
-    "126m": (unshared("moeut-126m", 26), 126_069_056, 113_771_520),
-    "244m": (unshared("moeut-244m", 40), 243_844_928, 227_450_880),
-    "318m": (unshared("moeut-318m", 40), 319_661_888, 303_267_840),
-    "727m": (unshared("moeut-727m", 50), 731_228_480, 710_737_920),
+    "44m": (44_129_080, 37_528_256),
+    "126m": (126_069_056, 113_771_520),
+    "244m": (243_844_928, 227_450_880),
+    "318m": (319_661_888, 303_267_840),
+    "727m": (731_228_480, 710_737_920),
 }
 """There is none of the largest size."""
 
-
-def grouped(group_size: int, experts: int, attention_experts: int) -> ModelConfig:
-    """The 244M model of the group-size ablation."""
-    config = moeut(
-        hidden_size=1024, num_hidden_layers=18, group_size=group_size, num_attention_heads=4, head_dim=128,
-        attention_experts=max(attention_experts, 2), experts=experts, experts_per_tok=16,
-    )  # fmt: skip
-    if attention_experts > 1:
-        return config
-    return dataclasses.replace(
-        config, attention=dataclasses.replace(config.attention, num_experts=1, num_experts_per_tok=1)
-    )
-
-
-GROUP_SIZES = {
-    "1": (grouped(1, 779, 20), 243_589_952),
-    "2": (grouped(2, 387, 10), 243_326_784),
-    "3": (grouped(3, 260, 6), 243_844_928),
-    "6": (grouped(6, 128, 3), 243_844_928),
-    "9": (grouped(9, 84, 2), 243_844_928),
-    "18": (grouped(18, 40, 1), 243_844_928),
-    "2 aabb": (dataclasses.replace(grouped(2, 387, 10), layer_order="aabb"), 243_326_784),
+OTHERS = {
+    "moeut-g1-244m": 243_589_952,
+    "moeut-g3-244m": 243_844_928,
+    "moeut-g6-244m": 243_844_928,
+    "moeut-g9-244m": 243_844_928,
+    "moeut-aabb-244m": 243_326_784,
+    "moeut-pre-44m": 44_345_792,
+    "moeut-pre-244m": 243_326_784,
+    "sut-44m": 44_657_100,
+    "sut-without-act-44m": 44_486_120,
+    "sut-244m": 244_521_280,
+    "sut-without-act-244m": 243_469_632,
 }
+"""Of the group-size ablation (groups of 2 and 18 are the MoEUT and the σ-MoE), norm placements and SUT."""
 
 
 def assert_size(config: ModelConfig, total: int) -> None:
@@ -98,64 +82,63 @@ def test_parameters_of_the_main_models(name: str):
 
 @pytest.mark.parametrize("size", SIGMA_MOE)
 def test_parameters_of_sigma_moe(size: str):
-    config, total, without_embedding = SIGMA_MOE[size]
+    total, without_embedding = SIGMA_MOE[size]
+    config = preset(f"sigma-moe-{size}")
     assert_size(config, total)
     found = cost(config)
     assert found.parameters - found.embedding_parameters == without_embedding + 2 * config.hidden_size
 
 
-@pytest.mark.parametrize("group_size", GROUP_SIZES)
-def test_parameters_of_the_group_size_ablation(group_size: str):
-    assert_size(*GROUP_SIZES[group_size])
+@pytest.mark.parametrize("name", OTHERS)
+def test_parameters_of_ablations_and_sut(name: str):
+    assert_size(preset(name), OTHERS[name])
 
 
-# Multiply-accumulates of a forward pass over 1,024 tokens, in 10⁹, embedding and head left out. The authors' formula
-# counts the router of one head only, and of the weighted sums over SwitchHead's experts it counts head_dim products
-# each, which we leave out with all other element-wise work.
+def test_parameters_of_post_layernorm():
+    """There is no norm before the head."""
+    assert_size(preset("moeut-post-44m"), 44_345_792 - 2 * 412)
+    assert_size(preset("moeut-post-244m"), 243_326_784 - 2 * 1024)
+
+
+# Multiply-accumulates of a forward pass over 1,024 tokens, in 10⁹, embedding and head left out.
 CONTEXT = 1024
-DENSE_MACS = {"44m": 52.5, "126m": 141.7, "244m": 271.1, "318m": 361.5, "727m": 821.4, "1b": 1159.6}
-MOEUT_MACS = {
-    "44m": (46.2, 46.5),
-    "126m": (94.5, 95.4),
-    "244m": (162.3, 163.5),
-    "318m": (215.2, 216.7),
-    "727m": (494.5, 499.4),
-    "1b": (700.3, 707.1),
+PAPER_MACS = {
+    "dense": {"44m": 52.5, "126m": 141.7, "244m": 271.1, "318m": 361.5, "727m": 821.4, "1b": 1159.6},
+    "moeut": {"44m": 46.2, "126m": 94.5, "244m": 162.3, "318m": 215.2, "727m": 494.5, "1b": 700.3},
+    "sigma-moe": {"44m": 40.7, "126m": 80.1, "244m": 136.1, "318m": 181.5, "727m": 413.2},
 }
-"""As the authors count, and with the routers of all heads."""
-SIGMA_MOE_MACS = {"44m": 40.7, "126m": 80.1, "244m": 136.1, "318m": 181.5, "727m": 413.2}
+"""As the authors count."""
+MOEUT_MACS = {"44m": 46.5, "126m": 95.4, "244m": 163.5, "318m": 216.7, "727m": 499.4, "1b": 707.1}
+"""The same with the routers of all heads."""
 
 
 def stack_macs(config: ModelConfig) -> int:
     return (cost(config, CONTEXT).macs_per_token - config.vocab_size * config.hidden_size) * CONTEXT
 
 
-def authors_macs(config: ModelConfig, *, routers_of_all_heads: bool) -> float:
-    """Our count turned into theirs, in 10⁹."""
-    attention = config.attention
-    assert isinstance(attention, SwitchHeadConfig)
-    heads = attention.num_attention_heads
-    weighted_sums = 2 * heads * attention.num_experts_per_tok * attention.head_dim
-    forgotten = 0 if routers_of_all_heads else 2 * (heads - 1) * attention.num_experts * config.hidden_size
-    return (stack_macs(config) + config.num_hidden_layers * CONTEXT * (weighted_sums - forgotten)) / 1e9
+@pytest.mark.parametrize(("family", "size"), [(family, size) for family, sizes in PAPER_MACS.items() for size in sizes])
+def test_computation_as_the_authors_count_it(family: str, size: str):
+    assert round(paper_macs(preset(f"{family}-{size}"), CONTEXT) / 1e9, 1) == PAPER_MACS[family][size]
 
 
-@pytest.mark.parametrize("size", DENSE_MACS)
-def test_computation_of_dense_models(size: str):
-    assert round(stack_macs(preset(f"dense-{size}")) / 1e9, 1) == DENSE_MACS[size]
+@pytest.mark.parametrize("size", PAPER_MACS["dense"])
+def test_dense_models_are_counted_alike(size: str):
+    assert stack_macs(preset(f"dense-{size}")) == paper_macs(preset(f"dense-{size}"), CONTEXT)
 
 
 @pytest.mark.parametrize("size", MOEUT_MACS)
-def test_computation_of_moeut(size: str):
-    theirs, corrected = MOEUT_MACS[size]
+def test_what_the_authors_leave_out(size: str):
+    """Ours is theirs with the routers of all heads, d channels in the sum of outputs, and σ-MoE's weighted sums."""
     config = preset(f"moeut-{size}")
-    assert round(authors_macs(config, routers_of_all_heads=False), 1) == theirs
-    assert round(authors_macs(config, routers_of_all_heads=True), 1) == corrected
-
-
-@pytest.mark.parametrize("size", SIGMA_MOE_MACS)
-def test_computation_of_sigma_moe(size: str):
-    assert round(authors_macs(SIGMA_MOE[size][0], routers_of_all_heads=False), 1) == SIGMA_MOE_MACS[size]
+    attention, feed_forward, d = config.attention, config.feed_forward, config.hidden_size
+    assert isinstance(attention, SwitchHeadConfig)
+    assert isinstance(feed_forward, SigmaMoEConfig)
+    heads, selected = attention.num_attention_heads, attention.num_experts_per_tok
+    per_token = CONTEXT * config.num_hidden_layers
+    with_routers = paper_macs(config, CONTEXT) + per_token * 2 * (heads - 1) * attention.num_experts * d
+    assert round(with_routers / 1e9, 1) == MOEUT_MACS[size]
+    sums = heads * selected * (d - attention.head_dim) + feed_forward.num_experts_per_tok * d
+    assert stack_macs(config) == with_routers + per_token * sums
 
 
 @pytest.mark.parametrize(

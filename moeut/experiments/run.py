@@ -132,7 +132,7 @@ def _reporter(
             trackers.append(WeightsAndBiases(run, wandb, to_tree(config)))
     samples = LinesFile(run / SAMPLES) if here.is_main and training.sample_every_steps is not None else None
     peak = peak_flops(here.device, resolve_precision(training.precision, here.device))
-    flops_per_token = 6 * cost(config.model, training.context_length).macs_per_token
+    flops_per_token = 2 * cost(config.model, training.context_length).training_macs_per_token
     return Reporter(
         trackers, progress, samples=samples, num_steps=training.num_steps, every=training.report_every_steps,
         tokens_per_step=training.batch_tokens,

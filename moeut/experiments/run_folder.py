@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from moeut.config import RunConfig
-from moeut.files import held_by_one_process, replacing
+from moeut.files import held_by_one_process
 from moeut.model.folder import CONFIG
 from moeut.training.retention import checkpoints
-from moeut.trees import differences, read_yaml, to_tree, to_yaml
+from moeut.trees import differences, read_yaml, to_tree, write_yaml
 from moeut.validation import validate
 
 RUN_CONFIG = "config.yaml"
@@ -49,8 +49,7 @@ def claimed(
             return
         # Whatever else lies here, no checkpoint has been made of it, and the run begins.
         config = resolve(config)
-        with replacing(run / RUN_CONFIG) as partial:
-            partial.write_text(to_yaml(config), encoding="utf-8")
+        write_yaml(run / RUN_CONFIG, config)
         yield config
 
 

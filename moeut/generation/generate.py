@@ -14,6 +14,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from moeut.data.tokenizer import encode, end_of_document_id, load_tokenizer
 from moeut.hf.modeling import MoEUTForCausalLM
+from moeut.model.elastic_depth import with_repeats
 from moeut.model.folder import load_model
 from moeut.settings import STRICT, NonNegativeFloat, PositiveInt
 
@@ -44,9 +45,14 @@ class LoadedModel(NamedTuple):
     tokenizer: Tokenizer
 
 
-def load(folder: Path, device: torch.device | str = "cpu") -> LoadedModel:
-    """Read a model folder. Raises ValueError, one line, if it is none, or its tokenizer knows more tokens than it."""
+def load(folder: Path, device: torch.device | str = "cpu", num_repeats: int | None = None) -> LoadedModel:
+    """Read a model folder. num_repeats: how often each layer runs, None: as in training.
+
+    Raises ValueError, one line, if it is none, its tokenizer knows more tokens than it, or it has no other depth.
+    """
     model = load_model(folder, device)
+    if num_repeats is not None:
+        model = with_repeats(model, num_repeats)
     tokenizer = load_tokenizer(folder)
     if tokenizer.get_vocab_size() > model.config.vocab_size:
         raise ValueError(

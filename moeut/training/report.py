@@ -187,5 +187,7 @@ def finished(run: Path, num_steps: int) -> Perplexity | None:
 
 
 def human(num_bytes: int) -> str:
-    """A number of bytes in words: 512 MB, 1.2 GB."""
+    """A number of bytes in words: 64 kB, 512 MB, 1.2 GB."""
+    if num_bytes < 1e6:
+        return f"{num_bytes / 1e3:.0f} kB"
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"

@@ -9,8 +9,8 @@ from moeut.data.prepare import prepare
 from moeut.data.recipe import HeldOutDocuments, RecipeConfig
 from moeut.data.sources import FilesSource
 from moeut.data.tokenizer import BytesTokenizer
-from moeut.presets import moeut
 from moeut.training.training_config import TrainingConfig
+from moeut.variants import moeut
 
 
 def prepared(folder: Path) -> Path:

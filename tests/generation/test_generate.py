@@ -16,7 +16,7 @@ from moeut.generation.generate import GenerationConfig, LoadedModel, _Text, gene
 from moeut.hf.modeling import MoEUTForCausalLM
 from moeut.model.folder import save_model
 from moeut.model.language_model import LanguageModel, ModelConfig
-from moeut.presets import moeut as moeut_config
+from moeut.variants import moeut as moeut_config
 
 CONFIG = moeut_config(
     hidden_size=16, num_hidden_layers=2, group_size=1, num_attention_heads=2, head_dim=6, attention_experts=2,

@@ -11,8 +11,8 @@ import moeut.hf
 from moeut.hf import MoEUTConfig
 from moeut.model.folder import save_model
 from moeut.model.language_model import LanguageModel, ModelConfig
-from moeut.presets import dense
-from moeut.presets import moeut as moeut_config
+from moeut.variants import dense
+from moeut.variants import moeut as moeut_config
 
 
 def model_config() -> ModelConfig:

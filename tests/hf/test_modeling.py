@@ -20,8 +20,8 @@ from moeut.hf.modeling import CACHE_NAME, MoEUTForCausalLM
 from moeut.model.attention import DenseAttentionConfig
 from moeut.model.folder import STUB, load_model, save_model
 from moeut.model.language_model import LanguageModel, ModelConfig
-from moeut.presets import dense
-from moeut.presets import moeut as moeut_config
+from moeut.variants import dense
+from moeut.variants import moeut as moeut_config
 
 MOEUT = moeut_config(
     hidden_size=16, num_hidden_layers=4, group_size=2, num_attention_heads=2, head_dim=6, attention_experts=3,

@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from moeut.model.attention import DenseAttentionConfig
+from moeut.model.attention_experts import AttentionExpertsConfig
 from moeut.model.cost import cost
 from moeut.model.feedforward import MLPConfig
+from moeut.model.halting import ActConfig
 from moeut.model.language_model import LanguageModel, ModelConfig
 from moeut.model.sigma_moe import SigmaMoEConfig
+from moeut.model.softmax_moe import SoftmaxMoEConfig
 from moeut.model.switchhead import SwitchHeadConfig
 
 MOEUT = ModelConfig(
@@ -35,7 +38,30 @@ def test_moeut_by_hand():
     assert found.active_parameters == 2 * active + embedding + 8
     assert found.embedding_parameters == embedding
     assert found.context_length == 9
-    assert found.macs_per_token == 6 * (48 + 80 + 96 + 192 + 28 + 2 * 6 * 9) + 40
+    # Weighted sums: of values 2·2·3 and outputs 2·2·4 over two heads' two experts, of σ-MoE's three 3·4.
+    sums = 6 * (12 + 16 + 12)
+    assert found.reduction_macs_per_token == sums
+    assert found.macs_per_token == 6 * (48 + 80 + 96 + 192 + 28 + 2 * 6 * 9) + 40 + sums
+    assert found.training_macs_per_token == 3 * found.macs_per_token
+
+
+def test_sut_with_act_by_hand():
+    """Router 16 + 4 + 4E; attention experts 2·A·4·6, keys and values 48, positions 2·3·9; MoE 2·E·4·8 + E·(8 + 4)."""
+    config = dataclasses.replace(
+        MOEUT,
+        group_size=1,
+        attention=AttentionExpertsConfig(num_attention_heads=2, head_dim=3, num_experts=5, max_relative_positions=4),
+        feed_forward=SoftmaxMoEConfig(num_experts=7, moe_intermediate_size=8),
+        halting=ActConfig(),
+    )
+    found = cost(config, context_length=9)
+    gate = 16 + 4 + 8
+    everything = (20 + 20) + 240 + 48 + 54 + (20 + 28) + 448 + 84 + 16 + gate
+    assert found.parameters == everything + 90 + 8
+    assert found.active_parameters == found.parameters - 3 * 48 - 5 * (64 + 12)
+    products = (16 + 20) + 2 * 48 + 48 + 2 * 54 + (16 + 28) + 2 * 64 + 2 * (2 * 6 * 9)
+    assert found.reduction_macs_per_token == 6 * (2 * 4 + 2 * 4)
+    assert found.macs_per_token == 6 * products + 5 * 24 + 40 + found.reduction_macs_per_token
 
 
 def test_dense_by_hand():
@@ -48,6 +74,7 @@ def test_dense_by_hand():
     found = cost(config, context_length=9)
     assert found.parameters == found.active_parameters == 2 * (96 + 184 + 16) + 90 + 8
     assert found.macs_per_token == 6 * (96 + 160 + 2 * 6 * 9) + 40
+    assert found.reduction_macs_per_token == 0
 
 
 def test_repeating_costs_computation_and_no_parameters():
