@@ -11,26 +11,32 @@ if TYPE_CHECKING:
     from moeut.experiments.run import train as train
     from moeut.generation.generate import generate as generate
     from moeut.model.attention import DenseAttentionConfig as DenseAttentionConfig
+    from moeut.model.attention_experts import AttentionExpertsConfig as AttentionExpertsConfig
     from moeut.model.cost import cost as cost
     from moeut.model.elastic_depth import with_repeats as with_repeats
     from moeut.model.feedforward import MLPConfig as MLPConfig
     from moeut.model.folder import load_model as load_model
     from moeut.model.folder import save_model as save_model
+    from moeut.model.halting import ActConfig as ActConfig
     from moeut.model.language_model import LanguageModel as LanguageModel
     from moeut.model.language_model import ModelConfig as ModelConfig
     from moeut.model.sigma_moe import SigmaMoEConfig as SigmaMoEConfig
+    from moeut.model.softmax_moe import SoftmaxMoEConfig as SoftmaxMoEConfig
     from moeut.model.stack import MoEUT as MoEUT
     from moeut.model.stack import StackConfig as StackConfig
     from moeut.model.switchhead import SwitchHeadConfig as SwitchHeadConfig
     from moeut.presets import preset as preset
 
 _HOMES = {
+    "ActConfig": "moeut.model.halting",
+    "AttentionExpertsConfig": "moeut.model.attention_experts",
     "DenseAttentionConfig": "moeut.model.attention",
     "LanguageModel": "moeut.model.language_model",
     "MLPConfig": "moeut.model.feedforward",
     "MoEUT": "moeut.model.stack",
     "ModelConfig": "moeut.model.language_model",
     "SigmaMoEConfig": "moeut.model.sigma_moe",
+    "SoftmaxMoEConfig": "moeut.model.softmax_moe",
     "StackConfig": "moeut.model.stack",
     "SwitchHeadConfig": "moeut.model.switchhead",
     "cost": "moeut.model.cost",

@@ -2,8 +2,8 @@
 
 A fence ```python is run; ```bash and ```console are parsed, and run too where the word `test` follows, as in
 ```bash test. The word `slow` instead leaves a block to `make test-all`; `mistake` says that the commands of a console
-block end with code 2 and print to stderr just what stands below them; `output` that they print just that. The blocks of a page run in order, in one
-temporary folder, and its Python blocks share their names.
+block end with code 2 and print to stderr just what stands below them; `output` that they print just that. The blocks
+of a page run in order, in one temporary folder, and its Python blocks share their names.
 """
 
 import os

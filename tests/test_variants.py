@@ -4,6 +4,7 @@ A variant is a choice of parts (docs/variants.md).
 """
 
 import dataclasses
+import warnings
 
 import contract
 import pytest
@@ -154,6 +155,18 @@ CASES = [
 @pytest.mark.parametrize(("config", "promise"), CASES)
 def test_variant_keeps_its_promise(config: ModelConfig, promise: contract.Promise):
     promise(config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["moeut", "sut", "universal transformer with act, interpolated"])
+def test_a_whole_model_compiles_to_one_graph(variant: str):
+    """Also where tokens halt: what the loop over depth does then depends on no tensor's contents."""
+    model, (inputs, _) = build(VARIANTS[variant]).eval(), tokens(VARIANTS[variant])
+    torch.compiler.reset()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)(inputs)
+        torch.testing.assert_close(compiled.logits, model(inputs).logits, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.slow

@@ -31,7 +31,8 @@ GATED = replace(MOEUT, attention=DenseAttentionConfig(num_attention_heads=2, hea
 DENSE = dense(
     hidden_size=16, num_hidden_layers=3, num_attention_heads=2, head_dim=6, intermediate_size=20, vocab_size=40
 )
-VARIANTS = pytest.mark.parametrize("config", [MOEUT, GATED, DENSE], ids=["moeut", "gated", "dense"])
+SUT = replace(TABLE["sut"], vocab_size=40)
+VARIANTS = pytest.mark.parametrize("config", [MOEUT, GATED, DENSE, SUT], ids=["moeut", "gated", "dense", "sut"])
 GREEDY = {"do_sample": False, "max_new_tokens": 9, "eos_token_id": None, "pad_token_id": 0}
 
 
@@ -143,22 +144,21 @@ def test_left_padding_changes_nothing(config: ModelConfig, settings: dict[str, A
 def test_every_row_writes_the_same_with_a_cache_without_one_and_in_a_padded_batch(row: str) -> None:
     """Greedily, in float64; a prompt alone, and with padding on its left beside longer ones."""
     config = replace(TABLE[row], vocab_size=40)
-    model, few = build(config), {"max_new_tokens": 5}
+    model = build(config)
     alone = [prompts(1, length) for length in (2, 6, 4)]
-    texts = torch.cat([generated(model, ids, **few) for ids in alone])
-    assert torch.equal(torch.cat([generated(model, ids, use_cache=False, **few) for ids in alone]), texts)
+    texts = torch.cat([generated(model, ids, max_new_tokens=5) for ids in alone])
+    assert torch.equal(torch.cat([generated(model, ids, use_cache=False, max_new_tokens=5) for ids in alone]), texts)
     padded = torch.stack([torch.nn.functional.pad(ids[0], (6 - ids.shape[1], 0)) for ids in alone])
-    assert torch.equal(generated(model, padded, (padded != 0).long(), **few), texts)
+    assert torch.equal(generated(model, padded, (padded != 0).long(), max_new_tokens=5), texts)
 
 
 def test_a_rival_survives_a_folder(tmp_path: Path) -> None:
     """SUT with halting, by both makers of folders."""
-    config, ids = replace(TABLE["sut"], vocab_size=40), prompts()
-    model = build(config)
+    model, ids = build(SUT), prompts()
     save_model(model.model, tmp_path / "ours")
     loaded, info = load_with_info(tmp_path / "ours")
     assert not any(info.values())
-    assert loaded.config.model_config == config
+    assert loaded.config.model_config == SUT
     torch.testing.assert_close(loaded(ids).logits, model(ids).logits, rtol=1e-10, atol=1e-10)
     loaded.save_pretrained(tmp_path / "theirs")
     torch.testing.assert_close(load_model(tmp_path / "theirs").state_dict(), model.model.state_dict(), rtol=0, atol=0)
