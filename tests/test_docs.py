@@ -1,9 +1,9 @@
 """Is what the documentation says true? Its commands parse, its examples run, its links lead somewhere.
 
 A fence ```python is run; ```bash and ```console are parsed, and run too where the word `test` follows, as in
-```bash test. The word `slow` instead leaves a block to `make test-all`; `mistake` says that the commands of a console
-block end with code 2 and print to stderr just what stands below them; `output` that they print just that. The blocks
-of a page run in order, in one temporary folder, and its Python blocks share their names.
+```bash test. The word `slow` instead leaves a block to `make test-all`. Of a console block `output` says that its
+commands print just what stands below them, `mistake` that they end with code 2 and print just that to stderr. The
+blocks of a page run in order, in one temporary folder, and its Python blocks share their names.
 """
 
 import os
