@@ -144,7 +144,8 @@ def test_left_padding_changes_nothing(config: ModelConfig, settings: dict[str, A
 def test_every_row_writes_the_same_with_a_cache_without_one_and_in_a_padded_batch(row: str) -> None:
     """Greedily, in float64; a prompt alone, and with padding on its left beside longer ones."""
     config = replace(TABLE[row], vocab_size=40)
-    model, few = build(config), {"max_new_tokens": 5}
+    model = build(config)
+    few: dict[str, Any] = {"max_new_tokens": 5}
     alone = [prompts(1, length) for length in (2, 6, 4)]
     texts = torch.cat([generated(model, ids, **few) for ids in alone])
     assert torch.equal(torch.cat([generated(model, ids, use_cache=False, **few) for ids in alone]), texts)
