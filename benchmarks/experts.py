@@ -121,6 +121,7 @@ def report(name: str, shape: Shape, repetitions: int, clock: Callable[[], float]
     variants: dict[str, Callable[[Inputs], Tensor]] = {
         "dense": partial(dense, width=shape.num_experts_per_tok * shape.expert_size),
         "cpu": partial(ours, backend="cpu"),
+        "native": partial(ours, backend="native"),
         "reference": partial(ours, backend="reference"),
         "masked loop": masked_loop,
     }

@@ -4,39 +4,21 @@ Routes are taken in the order of their experts, a group of experts at a time: ga
 one matrix after the other, scale, and add the results to their output rows. A group's rows stay in the processor's
 cache, and nothing of size R × D is ever stored; for its backward, `expert_mlp` keeps R × S hidden values and no more.
 
-The operations are custom ops, so the number of rows of an expert, known only at run time, stays out of a compiled
-graph. Sums are taken in a fixed order: the same inputs give the same bits.
+Sums are taken in a fixed order: the same inputs give the same bits.
 
 Letters: R routes, N input rows, M output rows, E experts, D hidden size, S expert size, I input features, O output
 features.
 """
 
-import math
-from typing import Any
-
-import numpy as np
 import torch
 from torch import Tensor
 
 from moeut.experts.groups import accumulate, cut, gather, multiply, scatter, scratch
+from moeut.experts.memory import fresh
+from moeut.experts.operations import Kernels, operations
 from moeut.experts.reference import accumulation_dtype
-from moeut.experts.routes import Routes
-
-_HUGE_PAGE_BYTES = 4 * 2**20  # from here on numpy asks for huge pages
 
 
-def expert_mlp(x: Tensor, up: Tensor, down: Tensor, routes: Routes, gates: Tensor) -> Tensor:
-    """See `moeut.experts.expert_mlp`."""
-    differentiable = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, up, down, gates))
-    return _mlp(x, up, down, routes.order, routes.offsets, gates, differentiable)[0]
-
-
-def expert_linear(x: Tensor, weight: Tensor, routes: Routes, gates: Tensor | None, num_outputs: int) -> Tensor:
-    """See `moeut.experts.expert_linear`."""
-    return _linear(x, weight, routes.order, routes.offsets, gates, num_outputs)
-
-
-@torch.library.custom_op("moeut::expert_mlp_cpu", mutates_args=())
 def _mlp(
     x: Tensor, up: Tensor, down: Tensor, order: Tensor, offsets: Tensor, gates: Tensor, keep_hidden: bool
 ) -> tuple[Tensor, Tensor]:
@@ -45,7 +27,7 @@ def _mlp(
     x, rows = x.contiguous(), _rows(order, x.shape[0])
     gate = gates.to(dtype)[order, None]
     y = x.new_zeros(x.shape, dtype=dtype)
-    hidden = _fresh((len(order) if keep_hidden else 0, S), dtype)
+    hidden = fresh((len(order) if keep_hidden else 0, S), dtype)
     hidden[offsets[-1] :] = 0  # routes without an expert
     groups = cut(offsets, D, dtype)
     scratch_rows, scratch_hidden, scratch_gated = (scratch(groups, width, dtype) for width in (D, S, S))
@@ -60,7 +42,6 @@ def _mlp(
     return y.to(x.dtype), hidden
 
 
-@torch.library.custom_op("moeut::expert_mlp_cpu_backward", mutates_args=())
 def _mlp_backward(
     dy: Tensor,
     x: Tensor,
@@ -106,7 +87,6 @@ def _mlp_backward(
     return dx.to(x.dtype), dup.to(x.dtype), ddown.to(x.dtype), _unsort(dgate, order).to(gates.dtype)
 
 
-@torch.library.custom_op("moeut::expert_linear_cpu", mutates_args=())
 def _linear(
     x: Tensor, weight: Tensor, order: Tensor, offsets: Tensor, gates: Tensor | None, num_outputs: int
 ) -> Tensor:
@@ -128,7 +108,6 @@ def _linear(
     return y.to(x.dtype)
 
 
-@torch.library.custom_op("moeut::expert_linear_cpu_backward", mutates_args=())
 def _linear_backward(
     dy: Tensor,
     x: Tensor,
@@ -167,82 +146,6 @@ def _linear_backward(
     return dx.to(x.dtype), dweight.to(x.dtype), _unsort(dgate, order).to(x.dtype if gates is None else gates.dtype)
 
 
-@_mlp.register_fake
-def _mlp_fake(
-    x: Tensor, up: Tensor, down: Tensor, order: Tensor, offsets: Tensor, gates: Tensor, keep_hidden: bool
-) -> tuple[Tensor, Tensor]:
-    hidden = x.new_empty((order.shape[0] if keep_hidden else 0, up.shape[2]), dtype=accumulation_dtype(x.dtype))
-    return x.new_empty(x.shape), hidden
-
-
-@_mlp_backward.register_fake
-def _mlp_backward_fake(
-    dy: Tensor,
-    x: Tensor,
-    up: Tensor,
-    down: Tensor,
-    order: Tensor,
-    offsets: Tensor,
-    gates: Tensor,
-    hidden: Tensor,
-    needed: list[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _new(x, needed[0]), _new(up, needed[1]), _new(down, needed[2]), _new(gates, needed[3])
-
-
-def _new(tensor: Tensor, need: bool) -> Tensor:
-    return tensor.new_empty(tensor.shape if need else 0)
-
-
-@_linear.register_fake
-def _linear_fake(
-    x: Tensor, weight: Tensor, order: Tensor, offsets: Tensor, gates: Tensor | None, num_outputs: int
-) -> Tensor:
-    return x.new_empty((num_outputs, weight.shape[2]))
-
-
-@_linear_backward.register_fake
-def _linear_backward_fake(
-    dy: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    order: Tensor,
-    offsets: Tensor,
-    gates: Tensor | None,
-    needed: list[bool],
-) -> tuple[Tensor, Tensor, Tensor]:
-    dgates = x.new_empty(0) if gates is None else _new(gates, needed[2])
-    return _new(x, needed[0]), _new(weight, needed[1]), dgates
-
-
-def _mlp_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, up, down, order, offsets, gates, _ = inputs
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(x, up, down, order, offsets, gates, output[1])
-
-
-def _mlp_differentiate(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    needed = [ctx.needs_input_grad[i] for i in (0, 1, 2, 5)]
-    gradients = _mlp_backward(dy, *ctx.saved_tensors, needed)
-    dx, dup, ddown, dgates = (gradient if need else None for gradient, need in zip(gradients, needed, strict=True))
-    return dx, dup, ddown, None, None, dgates, None
-
-
-def _linear_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:5])
-
-
-def _linear_differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    needed = [ctx.needs_input_grad[i] for i in (0, 1, 4)]
-    gradients = _linear_backward(dy, *ctx.saved_tensors, needed)
-    dx, dweight, dgates = (gradient if need else None for gradient, need in zip(gradients, needed, strict=True))
-    return dx, dweight, None, None, dgates, None
-
-
-_mlp.register_autograd(_mlp_differentiate, setup_context=_mlp_setup)
-_linear.register_autograd(_linear_differentiate, setup_context=_linear_setup)
-
-
 def _rows(order: Tensor, rows: int) -> Tensor:
     """The row of each sorted route, when routes are spread evenly and in order over `rows` rows."""
     return order // (len(order) // rows) if rows else order
@@ -253,18 +156,12 @@ def _unsort(values: Tensor, order: Tensor) -> Tensor:
     return values.new_empty(len(values)).index_copy_(0, order[: len(values)], values[:, 0])
 
 
-def _fresh(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Memory not yet written."""
-    size = math.prod(shape) * dtype.itemsize
-    if size < _HUGE_PAGE_BYTES:
-        return torch.empty(shape, dtype=dtype)
-    # numpy asks Linux for huge pages and torch does not: writing to fresh memory takes a third of the time.
-    return torch.from_numpy(np.empty(size, dtype=np.uint8)).view(dtype).view(shape)
-
-
 def _fresh_gradient(weight: Tensor, need: bool, offsets: Tensor, dtype: torch.dtype) -> Tensor:
     """Room for the gradient of `weight` in which only the experts without rows are zero; empty if there is no need."""
     if not need:
         return weight.new_empty(0, dtype=dtype)
     unused = (offsets.diff() == 0).nonzero()[:, 0]
-    return _fresh(weight.shape, dtype).index_fill_(0, unused, 0)
+    return fresh(weight.shape, dtype).index_fill_(0, unused, 0)
+
+
+expert_mlp, expert_linear, ops = operations("cpu", Kernels(_mlp, _mlp_backward, _linear, _linear_backward))

@@ -193,8 +193,8 @@ def test_two_backward_passes_and_two_runs_give_the_same_bits() -> None:
 def test_hidden_values_are_kept_only_for_a_backward() -> None:
     x, up, down, gates = mlp_leaves(7, 5, 4, 3, 2, torch.float32)
     routes = Routes.sort(unlike(7, 4, 2, "random"), 4)
-    _, kept = cpu._mlp(x, up, down, routes.order, routes.offsets, gates, True)
-    _, dropped = cpu._mlp(x, up, down, routes.order, routes.offsets, gates, False)
+    _, kept = cpu.ops.mlp(x, up, down, routes.order, routes.offsets, gates, True)
+    _, dropped = cpu.ops.mlp(x, up, down, routes.order, routes.offsets, gates, False)
     assert kept.shape == (14, 3)
     assert not kept.requires_grad
     assert dropped.numel() == 0
@@ -221,16 +221,16 @@ def test_operators_are_what_torch_asks_of_them() -> None:
     x, up, down, gates = mlp_leaves(7, 5, 4, 3, 2, torch.float32)
     routes = Routes.sort(unlike(7, 4, 2, "sentinel"), 4)
     order, offsets = routes.order, routes.offsets
-    torch.library.opcheck(cpu._mlp, (x, up, down, order, offsets, gates, True))
-    torch.library.opcheck(cpu._mlp, (*mlp_leaves(7, 5, 4, 3, 2, torch.bfloat16)[:3], order, offsets, gates, True))
-    torch.library.opcheck(cpu._linear, (x, up, order, offsets, gates, 14))
-    torch.library.opcheck(cpu._linear, (x, up, order, offsets, None, 7))
+    torch.library.opcheck(cpu.ops.mlp, (x, up, down, order, offsets, gates, True))
+    torch.library.opcheck(cpu.ops.mlp, (*mlp_leaves(7, 5, 4, 3, 2, torch.bfloat16)[:3], order, offsets, gates, True))
+    torch.library.opcheck(cpu.ops.linear, (x, up, order, offsets, gates, 14))
+    torch.library.opcheck(cpu.ops.linear, (x, up, order, offsets, None, 7))
     hidden = torch.rand(14, 3)
     frozen = [tensor.detach() for tensor in (x, x, up, down, order, offsets, gates, hidden)]
-    torch.library.opcheck(cpu._mlp_backward, (*frozen, [True] * 4))
-    torch.library.opcheck(cpu._mlp_backward, (*frozen, [True, False, True, False]))
+    torch.library.opcheck(cpu.ops.mlp_backward, (*frozen, [True] * 4))
+    torch.library.opcheck(cpu.ops.mlp_backward, (*frozen, [True, False, True, False]))
     frozen = [tensor.detach() for tensor in (torch.rand(14, 3), x, up, order, offsets, gates)]
-    torch.library.opcheck(cpu._linear_backward, (*frozen, [True, False, True]))
+    torch.library.opcheck(cpu.ops.linear_backward, (*frozen, [True, False, True]))
 
 
 def test_compiled_without_graph_breaks() -> None:
