@@ -21,16 +21,18 @@ import torch
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 
 
-@cache
 def library_path(source: Path) -> Path:
     """Where the library made of this source is kept, for this version of torch and this processor.
 
     In $XDG_CACHE_HOME/moeut or ~/.cache/moeut. It is another file when the source, torch or the processor is another.
     """
-    known = (source.read_text(encoding="utf-8"), *_FLAGS, torch.__version__, torch.__file__, _processor())
-    digest = hashlib.sha256("\0".join(known).encode()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "moeut" / f"{source.stem}-{digest}.so"
+    folder = Path(os.environ["XDG_CACHE_HOME"]) if "XDG_CACHE_HOME" in os.environ else Path.home() / ".cache"
+    return folder / "moeut" / f"{source.stem}-{_fingerprint(source)}.so"
+
+
+def compiler() -> str | None:
+    """The C++ compiler of this machine, if there is one."""
+    return next((found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), None)
 
 
 def compile_library(source: Path, notice: Callable[[str], None]) -> Path:
@@ -41,8 +43,8 @@ def compile_library(source: Path, notice: Callable[[str], None]) -> Path:
     path = library_path(source)
     if path.is_file():
         return path
-    compiler = next((found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), None)
-    if compiler is None:
+    command = compiler()
+    if command is None:
         raise ValueError("no C++ compiler was found (c++, g++ or clang++): install one")
     notice(f"compiling {source.name} for this processor: once, less than a minute")
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -51,11 +53,11 @@ def compile_library(source: Path, notice: Callable[[str], None]) -> Path:
         made = Path(folder) / path.name
         linked = (f"-L{torch_libraries}", "-ltorch_cpu", f"-Wl,-rpath,{torch_libraries}")
         done = subprocess.run(
-            [compiler, *_FLAGS, str(source), "-o", str(made), *linked], capture_output=True, text=True, check=False
+            [command, *_FLAGS, str(source), "-o", str(made), *linked], capture_output=True, text=True, check=False
         )
         if done.returncode != 0:
             reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
-            raise ValueError(f"{compiler} could not compile {source.name}: {reason}")
+            raise ValueError(f"{command} could not compile {source.name}: {reason}")
         _load(made)
         made.replace(path)
     return path
@@ -75,7 +77,13 @@ def _load(path: Path) -> ctypes.CDLL:
 
 def to_stderr(line: str) -> None:
     """Say a line where it does not mix with results."""
-    print(line, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{line}\n")
+
+
+@cache
+def _fingerprint(source: Path) -> str:
+    known = (source.read_text(encoding="utf-8"), *_FLAGS, torch.__version__, torch.__file__, _processor())
+    return hashlib.sha256("\0".join(known).encode()).hexdigest()[:16]
 
 
 def _processor() -> str:

@@ -11,9 +11,10 @@ def test_backend_choice() -> None:
     assert resolve_backend("auto", processor) == "cpu"
     assert resolve_backend("auto", elsewhere) == "reference"
     assert resolve_backend("reference", processor) == "reference"
-    with pytest.raises(ValueError, match="needs tensors on a CPU"):
-        resolve_backend("cpu", elsewhere)
-    with pytest.raises(ValueError, match="'fast' is unknown: use one of auto, reference, cpu"):
+    for backend in ("cpu", "native"):
+        with pytest.raises(ValueError, match=f"'{backend}' needs tensors on a CPU"):
+            resolve_backend(backend, elsewhere)
+    with pytest.raises(ValueError, match="'fast' is unknown: use one of auto, reference, cpu, native"):
         resolve_backend("fast", processor)  # type: ignore[arg-type]
 
 
