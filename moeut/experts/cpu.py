@@ -13,8 +13,8 @@ features.
 import torch
 from torch import Tensor
 
+from moeut.experts.fresh_memory import fresh
 from moeut.experts.groups import accumulate, cut, gather, multiply, scatter, scratch
-from moeut.experts.memory import fresh
 from moeut.experts.operations import Kernels, operations
 from moeut.experts.reference import accumulation_dtype
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from moeut.experts.compiling import library_path, load_library, to_stderr
-from moeut.experts.memory import fresh
+from moeut.experts.fresh_memory import fresh
 from moeut.experts.operations import Kernels, operations
 from moeut.experts.reference import accumulation_dtype
 

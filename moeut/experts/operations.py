@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.library import CustomOpDef  # pyright: ignore[reportPrivateImportUsage]
 
 from moeut.experts.reference import accumulation_dtype
 from moeut.experts.routes import Routes
@@ -39,19 +40,28 @@ class Kernels(NamedTuple):
     linear_backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
+class Ops(NamedTuple):
+    """The same functions as custom ops."""
+
+    mlp: CustomOpDef
+    mlp_backward: CustomOpDef
+    linear: CustomOpDef
+    linear_backward: CustomOpDef
+
+
 class Operations(NamedTuple):
     """`moeut.experts.expert_mlp` and `expert_linear` of one backend, and the custom ops that they are made of."""
 
     expert_mlp: Callable[[Tensor, Tensor, Tensor, Routes, Tensor], Tensor]
     expert_linear: Callable[[Tensor, Tensor, Routes, Tensor | None, int], Tensor]
-    ops: Kernels
+    ops: Ops
 
 
 def operations(backend: str, kernels: Kernels) -> Operations:
     """The operations of a backend; `backend` becomes part of the names of its custom ops."""
-    ops = Kernels(
+    ops = Ops(
         *(
-            torch.library.custom_op(f"moeut::expert_{kind}_{backend}", kernel, mutates_args=())
+            torch.library.custom_op(f"moeut::expert_{kind}_{backend}", mutates_args=())(kernel)
             for kind, kernel in kernels._asdict().items()
         )
     )

@@ -55,7 +55,9 @@ def test_another_source_torch_or_processor_is_another_library(
 
 def test_two_at_once(source: Path) -> None:
     paths: list[Path] = []
-    workers = [threading.Thread(target=lambda: paths.append(compiling.compile_library(source, str))) for _ in range(2)]
+    workers = [
+        threading.Thread(target=lambda: paths.append(compiling.compile_library(source, print))) for _ in range(2)
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -67,19 +69,19 @@ def test_two_at_once(source: Path) -> None:
 def test_no_compiler(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ValueError, match=r"^no C\+\+ compiler was found \(c\+\+, g\+\+ or clang\+\+\): install one$"):
-        compiling.compile_library(source, str)
+        compiling.compile_library(source, print)
 
 
 def test_what_the_compiler_refuses(source: Path) -> None:
     source.write_text("int add(int a) { return b; }\n")
     with pytest.raises(ValueError, match=r"could not compile add.cpp: .*error.*was not declared") as raised:
-        compiling.compile_library(source, str)
+        compiling.compile_library(source, print)
     assert "\n" not in str(raised.value)
     assert not list(compiling.library_path(source).parent.iterdir())
 
 
 def test_a_damaged_library_is_one_line(source: Path) -> None:
-    path = compiling.compile_library(source, str)
+    path = compiling.compile_library(source, print)
     path.write_bytes(b"damage")
     with pytest.raises(ValueError, match=r"cannot be loaded .*: delete it to have it compiled again$"):
-        compiling.load_library(source, str)
+        compiling.load_library(source, print)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from moeut.experts import ExpertBackend, Routes, cpu, expert_linear, expert_mlp, groups, memory, native
-from moeut.experts.operations import Kernels
+from moeut.experts import ExpertBackend, Routes, cpu, expert_linear, expert_mlp, fresh_memory, groups, native
+from moeut.experts.operations import Ops
 
 Layer = Callable[[ExpertBackend], Tensor]
 
@@ -73,8 +73,8 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def empty(size: int, dtype: type) -> np.ndarray:
         return np.full(size, 255, dtype)
 
-    monkeypatch.setattr(memory, "_HUGE_PAGE_BYTES", 1)
-    monkeypatch.setattr(memory.np, "empty", empty)
+    monkeypatch.setattr(fresh_memory, "_HUGE_PAGE_BYTES", 1)
+    monkeypatch.setattr(fresh_memory.np, "empty", empty)
     torch.use_deterministic_algorithms(True)
     assert torch.empty(3).isnan().all()
     yield
@@ -207,7 +207,7 @@ def test_two_backward_passes_and_two_runs_give_the_same_bits(backend: ExpertBack
         assert torch.equal(y, expert_mlp(x, up, down, routes, gates, backend=backend))
 
 
-def operations_of(backend: ExpertBackend) -> Kernels:
+def operations_of(backend: ExpertBackend) -> Ops:
     """The custom ops of a backend."""
     return {"cpu": cpu.ops, "native": native.ops}[backend]
 
