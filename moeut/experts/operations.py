@@ -25,7 +25,7 @@ class Kernels(NamedTuple):
     """What a backend computes. order [R] and offsets [E + 1] are those of `moeut.experts.routes.Routes`.
 
     mlp: (x [N, D], up [E, D, S], down [E, S, D], order, offsets, gates [R], keep_hidden) → y [N, D] and H = relu(x up)
-    [R, S] in sorted order, in the dtype of accumulation; H is empty ([0, S]) unless `keep_hidden`.
+    [R, S] in sorted order, in a dtype of the backend's choice; H is empty ([0, S]) unless `keep_hidden`.
     mlp_backward: (dy, x, up, down, order, offsets, gates, H, needed) → gradients of x, up, down, gates; those not
     `needed` (four truth values) are empty.
     linear: (x [N, I], weight [E, I, O], order, offsets, gates or None, M) → y [M, O].
@@ -57,8 +57,20 @@ class Operations(NamedTuple):
     ops: Ops
 
 
-def operations(backend: str, kernels: Kernels) -> Operations:
-    """The operations of a backend; `backend` becomes part of the names of its custom ops."""
+def operations(
+    backend: str, kernels: Kernels, hidden_dtype: Callable[[torch.dtype], torch.dtype] = accumulation_dtype
+) -> Operations:
+    """The operations of a backend; `backend` becomes part of the names of its custom ops.
+
+    hidden_dtype: the dtype of H for a dtype of x.
+    """
+
+    def mlp_shapes(
+        x: Tensor, up: Tensor, down: Tensor, order: Tensor, offsets: Tensor, gates: Tensor, keep_hidden: bool
+    ) -> tuple[Tensor, Tensor]:
+        hidden = x.new_empty((order.shape[0] if keep_hidden else 0, up.shape[2]), dtype=hidden_dtype(x.dtype))
+        return x.new_empty(x.shape), hidden
+
     ops = Ops(
         *(
             torch.library.custom_op(f"moeut::expert_{kind}_{backend}", mutates_args=())(kernel)
@@ -66,7 +78,7 @@ def operations(backend: str, kernels: Kernels) -> Operations:
         )
     )
     for op, shapes in zip(
-        ops, (_mlp_shapes, _mlp_backward_shapes, _linear_shapes, _linear_backward_shapes), strict=True
+        ops, (mlp_shapes, _mlp_backward_shapes, _linear_shapes, _linear_backward_shapes), strict=True
     ):
         op.register_fake(shapes)
 
@@ -103,13 +115,6 @@ def _save_mlp(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) 
 
 def _save_linear(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:5])
-
-
-def _mlp_shapes(
-    x: Tensor, up: Tensor, down: Tensor, order: Tensor, offsets: Tensor, gates: Tensor, keep_hidden: bool
-) -> tuple[Tensor, Tensor]:
-    hidden = x.new_empty((order.shape[0] if keep_hidden else 0, up.shape[2]), dtype=accumulation_dtype(x.dtype))
-    return x.new_empty(x.shape), hidden
 
 
 def _mlp_backward_shapes(
