@@ -89,7 +89,7 @@ def hidden_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """hidden [R, S] by position: relu(x up)."""
-    column_tiles: tl.constexpr = tl.cdiv(S, BLOCK_N)
+    column_tiles: tl.constexpr = (S + BLOCK_N - 1) // BLOCK_N
     expert, begin, end = _tile(tiles, tl.program_id(0) // column_tiles, num_tiles)
     if begin == end:
         return
@@ -113,7 +113,7 @@ def hidden_gradient_kernel(
 ):  # fmt: skip
     """With A = dy downᵀ: dhidden [R, S] by position: gate · A where hidden > 0; shares [column tiles, R] by route, or
     None: rowsum(hidden · A) of each column tile, whose sum is the gradient of the gate."""
-    column_tiles: tl.constexpr = tl.cdiv(S, BLOCK_N)
+    column_tiles: tl.constexpr = (S + BLOCK_N - 1) // BLOCK_N
     column_tile = tl.program_id(0) % column_tiles
     expert, begin, end = _tile(tiles, tl.program_id(0) // column_tiles, num_tiles)
     if begin == end:
@@ -200,10 +200,11 @@ def matrix_gradient_kernel(
     A program sums all rows of one expert, or, where tiles are given, the rows of a tile, and adds them atomically to a
     gradient in float32 that was zero before.
     """
-    tiles_i: tl.constexpr = tl.cdiv(I, BLOCK_I)
-    tiles_o: tl.constexpr = tl.cdiv(O, BLOCK_O)
-    part = tl.program_id(0) % (tiles_i * tiles_o)
-    piece = tl.program_id(0) // (tiles_i * tiles_o)
+    tiles_i: tl.constexpr = (I + BLOCK_I - 1) // BLOCK_I
+    tiles_o: tl.constexpr = (O + BLOCK_O - 1) // BLOCK_O
+    parts: tl.constexpr = tiles_i * tiles_o
+    part = tl.program_id(0) % parts
+    piece = tl.program_id(0) // parts
     if tiles is None:
         expert = piece.to(tl.int64)
         begin, end = tl.load(offsets + expert), tl.load(offsets + expert + 1)
