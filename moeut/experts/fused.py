@@ -228,7 +228,11 @@ def _kernels(atomic: bool) -> Kernels:
         With A = dy weightᵀ for the rows of an expert: dgate = rowsum(x · A); dweight = xᵀ (gate · dy); dx = gate · A.
         """
         need_x, need_weight, need_gates = needed
-        dx, dweight, dgates = x.new_empty(0), weight.new_empty(0), x.new_empty(0) if gates is None else gates.new_empty(0)
+        dx, dweight, dgates = (
+            x.new_empty(0),
+            weight.new_empty(0),
+            x.new_empty(0) if gates is None else gates.new_empty(0),
+        )
         if not len(order):
             dgates = dgates if gates is None else _zeros(gates, need_gates)
             return _zeros(x, need_x), _zeros(weight, need_weight), dgates

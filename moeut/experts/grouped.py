@@ -18,7 +18,7 @@ from torch.nn.functional import grouped_mm
 
 from moeut.experts.operations import Kernels, operations
 
-_WORKSPACE_BYTES = 64 * 2**20
+_WORKSPACE_BYTES = 16 * 2**20  # of a piece; a few such tensors live at a time
 _ALIGNMENT_BYTES = 16
 
 
@@ -59,10 +59,10 @@ class _Sorted:
             products = self.product(left, rows, weight[:, :, begin:end]).float()
             if other is not None:
                 shares += (products * other[self.rows(len(other)), begin:end]).sum(1)
-            by_route = self.by_route(products)
+            products = self.by_route(products)
             if gates is not None:
-                by_route *= gates[:, None]
-            y[:, begin:end] = by_route.view(num_outputs, -1, end - begin).sum(1)
+                products *= gates[:, None]
+            y[:, begin:end] = products.view(num_outputs, -1, end - begin).sum(1)
         return y, self.by_route(shares)
 
     def matrix_gradient(

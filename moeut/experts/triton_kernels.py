@@ -219,9 +219,7 @@ def matrix_gradient_kernel(
         position = first + tl.arange(0, BLOCK_R)
         inside = position < end
         route = tl.load(order + position, mask=inside, other=0)
-        a = _load(
-            left + _row(position, route, LEFT_FAN)[:, None] * I + i[None, :], inside[:, None] & (i < I)[None, :]
-        )
+        a = _load(left + _row(position, route, LEFT_FAN)[:, None] * I + i[None, :], inside[:, None] & (i < I)[None, :])
         b = _load(
             right + _row(position, route, RIGHT_FAN)[:, None] * O + o[None, :], inside[:, None] & (o < O)[None, :]
         )

@@ -9,48 +9,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from moeut.experts import ExpertBackend, Routes, cpu, expert_linear, expert_mlp, fresh_memory, groups, native
+from comparison import SHAPES, TOLERANCES, assert_equal_to_reference, mlp_leaves, unlike
+from moeut.experts import ExpertBackend, Routes, cpu, expert_linear, expert_mlp, fresh_memory, grouped, groups, native
 from moeut.experts.operations import Ops
 
-Layer = Callable[[ExpertBackend], Tensor]
-
-# tokens N, hidden size D, experts E, expert size S, experts per token K
-SHAPES = [(7, 5, 4, 3, 2), (33, 41, 9, 82, 3), (12, 412, 5, 41, 5), (1, 8, 6, 4, 2), (9, 6, 1, 5, 1), (5, 1, 3, 1, 2)]
-TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
+WAYS = ["cpu", "cpu, tiny groups", "native", "native, three shares", "grouped", "grouped, tiny pieces"]
+DOUBLE = WAYS[:4]  # those that compute in float64
 
 
-def unlike(N: int, E: int, K: int, kind: str) -> Tensor:
-    """[N, K] experts: drawn at random (`random`), some without an expert (`sentinel`), all the same (`one`)."""
-    if kind == "one":
-        return torch.full((N, K), E - 1)
-    expert = torch.rand(N, E).topk(K).indices
-    return torch.where(torch.rand(N, K) < 0.3, E, expert) if kind == "sentinel" else expert
+def exact(backend: str) -> torch.dtype:
+    """The most exact dtype of a backend."""
+    return torch.float32 if backend.startswith("grouped") else torch.float64
 
 
-def mlp_leaves(N: int, D: int, E: int, S: int, K: int, dtype: torch.dtype) -> list[Tensor]:
-    """x, up, down and gates, scaled so that outputs are of order one."""
-    x, up, down = torch.randn(N, D), torch.randn(E, D, S) / D**0.5, torch.randn(E, S, D) / (K * S) ** 0.5
-    return [tensor.to(dtype).requires_grad_() for tensor in (x, up, down, 0.5 + torch.rand(N * K))]
-
-
-def values_and_gradients(layer: Layer, backend: ExpertBackend, leaves: list[Tensor]) -> list[Tensor]:
-    y = layer(backend)
-    dy = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).cos().view(y.shape)
-    return [y, *torch.autograd.grad(y, leaves, dy)]
-
-
-def assert_equal_to_reference(layer: Layer, backend: ExpertBackend, leaves: list[Tensor]) -> None:
-    """Compare with the reference, each tensor's largest error relative to its largest value."""
-    ours = values_and_gradients(layer, backend, leaves)
-    for mine, theirs in zip(ours, values_and_gradients(layer, "reference", leaves), strict=True):
-        assert mine.dtype == theirs.dtype
-        assert mine.shape == theirs.shape
-        if theirs.numel():
-            error = (mine.double() - theirs.double()).abs().max() / theirs.double().abs().max().clamp_min(1e-6)
-            assert error <= TOLERANCES[mine.dtype]
-
-
-WAYS = ["cpu", "cpu, tiny groups", "native", "native, three shares"]
+# Every way in every dtype that it computes in.
+WAYS_AND_DTYPES = [
+    pytest.param(way, dtype, id=f"{way}-{dtype}")
+    for way in WAYS
+    for dtype in TOLERANCES
+    if dtype.itemsize <= exact(way).itemsize
+]
 
 
 @pytest.fixture(params=WAYS)
@@ -63,6 +41,8 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(groups, "_SCRATCH_BYTES", 3000)
     if cut == "three shares":
         monkeypatch.setattr(native, "_shares", lambda macs: 3)
+    if cut == "tiny pieces":
+        monkeypatch.setattr(grouped, "_WORKSPACE_BYTES", 300)
     return name
 
 
@@ -82,7 +62,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("kind", ["random", "sentinel", "one"])
-@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize(("backend", "dtype"), WAYS_AND_DTYPES, indirect=["backend"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_expert_mlp(
     shape: tuple[int, int, int, int, int], dtype: torch.dtype, kind: str, backend: ExpertBackend
@@ -94,7 +74,7 @@ def test_expert_mlp(
 
 
 @pytest.mark.parametrize("gated", [True, False])
-@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize(("backend", "dtype"), WAYS_AND_DTYPES, indirect=["backend"])
 @pytest.mark.parametrize(
     ("inputs", "outputs", "I", "O"),
     [(10, 30, 41, 5), (30, 10, 5, 41), (10, 10, 82, 82), (10, 60, 3, 7), (60, 10, 412, 1), (1, 2, 5, 6)],
@@ -125,7 +105,7 @@ def test_reads_no_memory_that_it_has_not_written(kind: str, dtype: torch.dtype, 
     )
 
 
-@pytest.mark.parametrize("backend", [*WAYS, "reference"], indirect=True)
+@pytest.mark.parametrize("backend", [*DOUBLE, "reference"], indirect=True)
 def test_gradients_are_those_of_finite_differences(backend: ExpertBackend) -> None:
     leaves = mlp_leaves(6, 5, 4, 3, 2, torch.float64)
     routes = Routes.sort(unlike(6, 4, 2, "sentinel"), 4)
@@ -142,7 +122,7 @@ def test_gradients_are_those_of_finite_differences(backend: ExpertBackend) -> No
 
 @pytest.mark.parametrize("needed", range(1, 16))
 def test_any_subset_of_gradients(needed: int, backend: ExpertBackend) -> None:
-    x, up, down, gates = leaves = mlp_leaves(7, 5, 4, 3, 2, torch.float64)
+    x, up, down, gates = leaves = mlp_leaves(7, 5, 4, 3, 2, exact(backend))
     for bit, leaf in enumerate(leaves):
         leaf.requires_grad_(bool(needed >> bit & 1))
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
@@ -172,7 +152,7 @@ def test_any_layout(backend: ExpertBackend) -> None:
 
 
 def test_gradient_of_a_sum_has_stride_zero(backend: ExpertBackend) -> None:
-    x, up, down, gates = leaves = mlp_leaves(7, 5, 4, 3, 2, torch.float64)
+    x, up, down, gates = leaves = mlp_leaves(7, 5, 4, 3, 2, exact(backend))
     routes = Routes.sort(unlike(7, 4, 2, "random"), 4)
     ours = torch.autograd.grad(expert_mlp(x, up, down, routes, gates, backend=backend).sum(), leaves)
     theirs = torch.autograd.grad(expert_mlp(x, up, down, routes, gates, backend="reference").sum(), leaves)
@@ -209,7 +189,7 @@ def test_two_backward_passes_and_two_runs_give_the_same_bits(backend: ExpertBack
 
 def operations_of(backend: ExpertBackend) -> Ops:
     """The custom ops of a backend."""
-    return {"cpu": cpu.ops, "native": native.ops}[backend]
+    return {"cpu": cpu.ops, "native": native.ops, "grouped": grouped.ops}[backend]
 
 
 def test_hidden_values_are_kept_only_for_a_backward(backend: ExpertBackend) -> None:
@@ -239,7 +219,7 @@ def test_autocast_is_that_of_a_linear_layer(backend: ExpertBackend) -> None:
         assert all(torch.equal(inner, outer.float()) for inner, outer in zip(gradients, outside, strict=True))
 
 
-@pytest.mark.parametrize("backend", ["cpu", "native"], indirect=True)
+@pytest.mark.parametrize("backend", ["cpu", "native", "grouped"], indirect=True)
 def test_operators_are_what_torch_asks_of_them(backend: ExpertBackend) -> None:
     ops = operations_of(backend)
     x, up, down, gates = mlp_leaves(7, 5, 4, 3, 2, torch.float32)
@@ -257,7 +237,7 @@ def test_operators_are_what_torch_asks_of_them(backend: ExpertBackend) -> None:
     torch.library.opcheck(ops.linear_backward, (*frozen, [True, False, True]))
 
 
-@pytest.mark.parametrize("backend", ["cpu", "native"], indirect=True)
+@pytest.mark.parametrize("backend", ["cpu", "native", "grouped"], indirect=True)
 def test_compiled_without_graph_breaks(backend: ExpertBackend) -> None:
     def layer(x: Tensor, up: Tensor, down: Tensor, scores: Tensor) -> Tensor:
         gates, expert = scores.topk(2)
@@ -267,8 +247,8 @@ def test_compiled_without_graph_breaks(backend: ExpertBackend) -> None:
 
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     for tokens in (7, 5, 6):
-        scores = torch.randn(tokens, 4, dtype=torch.float64, requires_grad=True)
-        leaves = [*mlp_leaves(tokens, 5, 4, 3, 2, torch.float64)[:3], scores]
+        scores = torch.randn(tokens, 4, dtype=exact(backend), requires_grad=True)
+        leaves = [*mlp_leaves(tokens, 5, 4, 3, 2, exact(backend))[:3], scores]
         ours, theirs = compiled(*leaves), layer(*leaves)
         torch.testing.assert_close(ours, theirs)
         torch.testing.assert_close(torch.autograd.grad(ours, leaves), torch.autograd.grad(theirs, leaves))
@@ -288,7 +268,7 @@ def peak_bytes(run: Callable[[], object]) -> int:
     return 1024 * (int(status["VmHWM"].split()[0]) - before)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "native, three shares"], indirect=True)
+@pytest.mark.parametrize("backend", ["cpu", "native, three shares", "grouped"], indirect=True)
 def test_nothing_of_size_routes_times_hidden_size_is_stored(backend: ExpertBackend) -> None:
     x, up, down, gates = mlp_leaves(2, 5, 4, 3, 2, torch.float32)
     expert_mlp(
