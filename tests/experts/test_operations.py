@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from comparison import SHAPES, TOLERANCES, assert_equal_to_reference, mlp_leaves, unlike
 from torch import Tensor
 
-from comparison import SHAPES, TOLERANCES, assert_equal_to_reference, mlp_leaves, unlike
 from moeut.experts import ExpertBackend, Routes, cpu, expert_linear, expert_mlp, fresh_memory, grouped, groups, native
 from moeut.experts.operations import Ops
 
