@@ -2,8 +2,8 @@
 
 Two operations serve every use: `expert_mlp` is σ-MoE's feed-forward (paper, section 2.1), `expert_linear` is
 SwitchHead's value and output projections (section 2.2). `Routes` says which row meets which expert. The meaning is in
-`reference.py`; `cpu.py` computes the same faster on a CPU, and `native.py` faster still, in C++; `fused.py` is for GPUs,
-and `grouped.py` uses PyTorch's own grouped product.
+`reference.py`; `cpu.py` computes the same faster on a CPU, and `native.py` faster still, in C++; `fused.py` is for
+GPUs, and `grouped.py` uses PyTorch's own grouped product.
 
 Letters: R routes, N input rows, M output rows, E experts, K routes per input row, D hidden size, S expert size, I input
 features, O output features.

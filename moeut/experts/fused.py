@@ -6,7 +6,8 @@ row, a product by route is written for some columns at a time and summed over th
 deterministic, and nothing of size R × D is stored. Between its two products, `expert_mlp` rounds the hidden values to
 the dtype of x, as a dense layer does, and keeps R × S of them for its backward.
 
-`deterministic` sums the gradient of a matrix in one program; `atomic` lets several programs add to it, in no fixed order.
+`deterministic` sums the gradient of a matrix in one program; `atomic` lets several programs add to it, in no fixed
+order.
 
 Letters: R routes, N input rows, M output rows, E experts, D hidden size, S expert size, I input features, O output
 features.

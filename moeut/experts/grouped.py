@@ -1,10 +1,10 @@
 """How are the two expert operations carried out with PyTorch's own grouped product?
 
 `torch.nn.functional.grouped_mm` multiplies sorted rows by one matrix per expert in one call. It gathers and scatters
-nothing, wants strides that are multiples of 16 bytes, and leaves rows without an expert unwritten: that is what this file
-adds. Rows are gathered, and products summed over a row's routes, a piece of the workspace's size at a time, so nothing
-of size R × D is stored; sums have a fixed order. Each product is rounded to the dtype of x before the sum over a row's
-routes, which is in float32: the grouped product returns nothing wider.
+nothing, wants strides that are multiples of 16 bytes, and leaves rows without an expert unwritten: that is what this
+file adds. Rows are gathered, and products summed over a row's routes, a piece of the workspace's size at a time, so
+nothing of size R × D is stored; sums have a fixed order. Each product is rounded to the dtype of x before the sum over
+a row's routes, which is in float32: the grouped product returns nothing wider.
 
 Letters: R routes, N input rows, M output rows, E experts, D hidden size, S expert size, I input features, O output
 features.
