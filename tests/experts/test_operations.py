@@ -55,12 +55,13 @@ WAYS = ["cpu", "cpu, tiny groups", "native", "native, three shares"]
 
 @pytest.fixture(params=WAYS)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ExpertBackend:
-    """A backend as it is, and with its work cut into pieces so small that experts are cut."""
+    """A backend as it is, and as it is for more routes: with its work cut into pieces, here so small that experts are."""
     name, _, cut = request.param.partition(", ")
     if name == "native":
         request.getfixturevalue("native")
     if cut == "tiny groups":
         monkeypatch.setattr(groups, "_SCRATCH_BYTES", 3000)
+        monkeypatch.setattr(cpu, "_FEW_ROUTES", 0)
     if cut == "three shares":
         monkeypatch.setattr(native, "_shares", lambda macs: 3)
     return name
