@@ -55,7 +55,7 @@ WAYS = ["cpu", "cpu, tiny groups", "native", "native, three shares"]
 
 @pytest.fixture(params=WAYS)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ExpertBackend:
-    """A backend as it is, and as it is for more routes: with its work cut into pieces, here so small that experts are."""
+    """A backend as it is, and as it is for more routes: with its work cut into pieces, here within experts."""
     name, _, cut = request.param.partition(", ")
     if name == "native":
         request.getfixturevalue("native")
