@@ -4,6 +4,9 @@ Routes are taken in the order of their experts, a group of experts at a time: ga
 one matrix after the other, scale, and add the results to their output rows. A group's rows stay in the processor's
 cache, and nothing of size R × D is ever stored; for its backward, `expert_mlp` keeps R × S hidden values and no more.
 
+Where there are few routes, as in decoding, reading the matrices takes the time: there the rows of a matrix are taken as
+the vectors of an embedding, and one weighted sum of embeddings (`embedding_bag`) multiplies all routes at once.
+
 Sums are taken in a fixed order: the same inputs give the same bits.
 
 Letters: R routes, N input rows, M output rows, E experts, D hidden size, S expert size, I input features, O output
@@ -12,11 +15,14 @@ features.
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from moeut.experts.fresh_memory import fresh
 from moeut.experts.groups import accumulate, cut, gather, multiply, scatter, scratch
 from moeut.experts.operations import Kernels, operations
 from moeut.experts.reference import accumulation_dtype
+
+_FEW_ROUTES = 256
 
 
 def _mlp(
@@ -24,6 +30,9 @@ def _mlp(
 ) -> tuple[Tensor, Tensor]:
     """Return (y [N, D], relu(x up) [R, S] in sorted order); the second is empty unless `keep_hidden`."""
     dtype, D, S = accumulation_dtype(x.dtype), x.shape[1], up.shape[2]
+    if not keep_hidden and _few(order, x.dtype):
+        hidden = _few_products(x, up, order, offsets).relu_().mul_(_gates_of_experts(gates, order, offsets))
+        return _sum_routes(_few_products(hidden, down, order, offsets), x.shape[0]), hidden.new_empty(0, S)
     x, rows = x.contiguous(), _rows(order, x.shape[0])
     gate = gates.to(dtype)[order, None]
     y = x.new_zeros(x.shape, dtype=dtype)
@@ -92,6 +101,10 @@ def _linear(
 ) -> Tensor:
     """Return y [M, O]."""
     dtype, (_, I, O), x = accumulation_dtype(x.dtype), weight.shape, x.contiguous()
+    if _few(order, x.dtype):
+        products = _few_products(x, weight, order, offsets)
+        products *= _gates_of_experts(products.new_ones(()) if gates is None else gates, order, offsets)
+        return _sum_routes(products, num_outputs)
     input_rows, output_rows = _rows(order, x.shape[0]), _rows(order, num_outputs)
     gate = None if gates is None else gates.to(dtype)[order, None]
     y = x.new_zeros(num_outputs, O, dtype=dtype)
@@ -144,6 +157,37 @@ def _linear_backward(
         if need_x:
             scatter(dx, input_rows[group.span], a if gate is None else a.mul_(gate[group.span]))
     return dx.to(x.dtype), dweight.to(x.dtype), _unsort(dgate, order).to(x.dtype if gates is None else gates.dtype)
+
+
+def _few(order: Tensor, dtype: torch.dtype) -> bool:
+    return 0 < len(order) <= _FEW_ROUTES and dtype in (torch.float32, torch.float64)
+
+
+def _few_products(x: Tensor, weight: Tensor, order: Tensor, offsets: Tensor) -> Tensor:
+    """x weight[e] of each route, in the order of the routes: [R, O]. x: [N, I]; weight: [E, I, O].
+
+    Routes without an expert get some expert's product.
+    """
+    E, I, O = weight.shape
+    first = _experts(order, offsets).clamp(max=E - 1)[:, None] * I
+    weights = x.repeat_interleave(len(order) // len(x), dim=0)
+    return embedding_bag(first + torch.arange(I), weight.reshape(E * I, O), mode="sum", per_sample_weights=weights)
+
+
+def _experts(order: Tensor, offsets: Tensor) -> Tensor:
+    """The expert of each route [R], in the order of the routes; E for none."""
+    sorted_experts = torch.bucketize(torch.arange(len(order)), offsets[1:], right=True)
+    return torch.empty_like(order).index_copy_(0, order, sorted_experts)
+
+
+def _gates_of_experts(gates: Tensor, order: Tensor, offsets: Tensor) -> Tensor:
+    """[R, 1] gates, 0 for routes without an expert. gates: [R], or one for all."""
+    return gates.masked_fill(_experts(order, offsets) == len(offsets) - 1, 0)[:, None]
+
+
+def _sum_routes(products: Tensor, num_outputs: int) -> Tensor:
+    """The sum over the routes of each output row."""
+    return products.view(num_outputs, -1, products.shape[1]).sum(1)
 
 
 def _rows(order: Tensor, rows: int) -> Tensor:

@@ -28,6 +28,8 @@ namespace {
 constexpr int64_t kPieceBytes = 512 * 1024;  // of gathered rows: a core's second-level cache, together with a matrix
 constexpr int64_t kFewRows = 4;              // up to here a product is limited by reading the matrix
 
+constexpr int64_t kAhead = 8192;             // bytes asked for before they are needed; the processor itself stops at a page
+
 // ---- numbers -------------------------------------------------------------------------------------------------------
 
 struct BFloat16 {
@@ -83,6 +85,7 @@ void multiply(const W* left, const W* matrix, W* out, int64_t n, int64_t p, int6
   int64_t i = 0;
   for (; i + 4 <= p; i += 4) {
     const W *m0 = matrix + i * q, *m1 = m0 + q, *m2 = m1 + q, *m3 = m2 + q;
+    for (int64_t j = 0; j < 4 * q; j += 64 / sizeof(W)) __builtin_prefetch(m0 + kAhead / sizeof(W) + j);
     for (int64_t row = 0; row < n; ++row) {
       const W* l = left + row * p + i;
       W* o = out + row * q;

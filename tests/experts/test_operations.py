@@ -33,12 +33,13 @@ WAYS_AND_DTYPES = [
 
 @pytest.fixture(params=WAYS)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ExpertBackend:
-    """A backend as it is, and with its work cut into pieces so small that experts are cut."""
+    """A backend as it is, and as it is for more routes: with its work cut into pieces, here within experts."""
     name, _, cut = request.param.partition(", ")
     if name == "native":
         request.getfixturevalue("native")
     if cut == "tiny groups":
         monkeypatch.setattr(groups, "_SCRATCH_BYTES", 3000)
+        monkeypatch.setattr(cpu, "_FEW_ROUTES", 0)
     if cut == "three shares":
         monkeypatch.setattr(native, "_shares", lambda macs: 3)
     if cut == "tiny pieces":
