@@ -110,7 +110,7 @@ def _refusal(backend: ResolvedBackend, device: torch.device, dtype: torch.dtype)
     if device.type == "cuda":
         old = torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0)
         return "a GPU of compute capability 8.0 or more: use 'reference'" if old else None
-    if device.type == "cpu" and import_module("triton").knobs.runtime.interpret:
+    if device.type == "cpu" and import_module("triton.knobs").runtime.interpret:
         return None
     return f"tensors on a GPU, these are on {device}: use 'auto'"
 

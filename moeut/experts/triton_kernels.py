@@ -11,14 +11,19 @@ route // fan, or, with a fan of 0, the row of its position. Every sum has a fixe
 Letters: R routes, E experts, D hidden size, S expert size; of any product, I features of a row, O of a result.
 """
 
-import triton
-import triton.language as tl
+from typing import Any
 
-INTERPRETED: bool = triton.knobs.runtime.interpret  # as it was when the kernels below were defined
+import triton  # pyright: ignore[reportMissingImports]
+import triton.language as tl  # pyright: ignore[reportMissingImports]
+from triton import knobs  # pyright: ignore[reportMissingImports]
+
+_jit: Any = triton.jit  # a kernel is launched as kernel[grid](…), which type checkers cannot see
+
+INTERPRETED: bool = knobs.runtime.interpret  # as it was when the kernels below were defined
 _WIDEN = tl.constexpr(INTERPRETED)
 
 
-@triton.jit
+@_jit
 def _load(pointer, mask):
     """Numbers, and zeros where the mask is false."""
     values = tl.load(pointer, mask=mask, other=0.0)
@@ -27,13 +32,13 @@ def _load(pointer, mask):
     return values
 
 
-@triton.jit
+@_jit
 def _tile(tiles, tile, num_tiles):
     """The expert of a tile, its first position and the end of its positions, equal where the tile is not needed."""
     return tl.load(tiles + tile), tl.load(tiles + num_tiles + tile), tl.load(tiles + 2 * num_tiles + tile)
 
 
-@triton.jit
+@_jit
 def _row(position, route, FAN: tl.constexpr):
     if FAN == 0:
         return position
@@ -41,7 +46,7 @@ def _row(position, route, FAN: tl.constexpr):
         return route // FAN
 
 
-@triton.jit
+@_jit
 def _product(
     left, row, counted, weight, expert, column, end_column,
     E: tl.constexpr, I: tl.constexpr, O: tl.constexpr, TRANSPOSED: tl.constexpr,
@@ -62,7 +67,7 @@ def _product(
     return product
 
 
-@triton.jit(do_not_specialize=["num_routes", "num_tiles"])
+@_jit(do_not_specialize=["num_routes", "num_tiles"])
 def tile_kernel(offsets, tiles, num_routes, num_tiles, E: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_E: tl.constexpr):
     """tiles [3, T]: expert, first position and end of each tile, in order. Program e writes those of expert e."""
     expert = tl.program_id(0)
@@ -83,7 +88,7 @@ def tile_kernel(offsets, tiles, num_routes, num_tiles, E: tl.constexpr, BLOCK_M:
         tl.store(tiles + 2 * num_tiles + tile, tl.minimum(here + BLOCK_M, end), mask=written)
 
 
-@triton.jit(do_not_specialize=["num_tiles"])
+@_jit(do_not_specialize=["num_tiles"])
 def hidden_kernel(
     x, up, order, tiles, hidden, num_tiles, FAN: tl.constexpr, E: tl.constexpr, D: tl.constexpr, S: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PRECISION: tl.constexpr,
@@ -105,7 +110,7 @@ def hidden_kernel(
     tl.store(hidden + position[:, None] * S + column[None, :], product.to(hidden.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["num_routes", "num_tiles"])
+@_jit(do_not_specialize=["num_routes", "num_tiles"])
 def hidden_gradient_kernel(
     dy, down, gates, hidden, order, tiles, dhidden, shares, num_routes, num_tiles, FAN: tl.constexpr, E: tl.constexpr,
     D: tl.constexpr, S: tl.constexpr,
@@ -136,7 +141,7 @@ def hidden_gradient_kernel(
     tl.store(dhidden + element, product.to(dhidden.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["num_routes", "num_tiles"])
+@_jit(do_not_specialize=["num_routes", "num_tiles"])
 def route_kernel(
     left, weight, gates, other, order, tiles, out, shares, num_routes, num_tiles, first_column, end_column, width,
     LEFT_FAN: tl.constexpr, OTHER_FAN: tl.constexpr, E: tl.constexpr, I: tl.constexpr, O: tl.constexpr,
@@ -173,7 +178,7 @@ def route_kernel(
     tl.store(out + place, product.to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["num_rows"])
+@_jit(do_not_specialize=["num_rows"])
 def sum_kernel(
     products, y, num_rows, first_column, end_column, width, FAN: tl.constexpr, O: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -189,7 +194,7 @@ def sum_kernel(
     tl.store(y + place, total.to(y.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["num_tiles"])
+@_jit(do_not_specialize=["num_tiles"])
 def matrix_gradient_kernel(
     left, right, gates, order, offsets, tiles, gradient, num_tiles,
     LEFT_FAN: tl.constexpr, RIGHT_FAN: tl.constexpr, E: tl.constexpr, I: tl.constexpr, O: tl.constexpr,
