@@ -126,7 +126,7 @@ def hidden_gradient_kernel(
     position = begin + tl.arange(0, BLOCK_M)
     column = column_tile * BLOCK_N + tl.arange(0, BLOCK_N)
     inside = position < end
-    counted = inside & (expert < E)
+    counted = position < tl.where(expert < E, end, begin)
     route = tl.load(order + position, mask=inside, other=0)
     product = _product(
         dy, route // FAN, counted, down, expert, column, S, E, D, S, True, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION
@@ -160,7 +160,7 @@ def route_kernel(
     position = begin + tl.arange(0, BLOCK_M)
     column = first_column + column_tile * BLOCK_N + tl.arange(0, BLOCK_N)
     inside = position < end
-    counted = inside & (expert < E)
+    counted = position < tl.where(expert < E, end, begin)
     route = tl.load(order + position, mask=inside, other=0)
     product = _product(
         left, _row(position, route, LEFT_FAN), counted, weight, expert, column, end_column, E, I, O, TRANSPOSED,
