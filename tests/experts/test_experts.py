@@ -31,7 +31,7 @@ def test_auto_takes_triton_on_a_gpu_where_it_can(monkeypatch: pytest.MonkeyPatch
     assert resolve_backend("auto", GPU, torch.float64) == "reference"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
     assert resolve_backend("auto", GPU) == "reference"
-    with pytest.raises(ValueError, match="'triton' needs a GPU of compute capability 8.0 or more: use 'reference'"):
+    with pytest.raises(ValueError, match=r"'triton' needs a GPU of compute capability 8\.0 or more: use 'reference'"):
         resolve_backend("triton", GPU)
     monkeypatch.setattr(experts, "find_spec", lambda name: None)
     assert resolve_backend("auto", GPU) == "reference"
