@@ -28,8 +28,8 @@ check: $(DEV)  ## check format, style and types
 	$(BIN)/ruff check
 	$(BIN)/pyright
 
-bench: $(DEV)  ## measure speed and memory
-	@set -e; for benchmark in $(wildcard benchmarks/*.py); do echo "$$benchmark"; $(BIN)/python "$$benchmark"; done
+bench: $(DEV)  ## measure speed and memory; what this machine cannot measure says so and ends with code 2
+	@set -e; for benchmark in $(wildcard benchmarks/*.py); do echo "$$benchmark"; $(BIN)/python "$$benchmark" || [ $$? -eq 2 ]; done
 
 $(DEMO): pyproject.toml constraints.txt
 	$(PYTHON) .ci/install.py plot

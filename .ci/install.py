@@ -55,12 +55,18 @@ def torch_at_hand() -> tuple[str, Path] | None:
 
 
 def share(version: str, folder: Path, constraints: str) -> Path:
-    """Let .venv see `folder`, behind its own packages; return a copy of the constraints with that torch's version."""
+    """Let .venv see `folder`, behind its own packages; return a copy of the constraints with that torch's version.
+
+    A torch for GPUs brings the triton that it works with: its version is kept too.
+    """
     # A .pth file also reaches the torch of an active virtual environment; --system-site-packages would not.
     site_packages = VENV / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
     (site_packages / "torch_at_hand.pth").write_text(f"{folder}\n")
     derived = VENV / "constraints.txt"
-    derived.write_text(re.sub(r"(?m)^torch==.*$", f"torch=={version}", constraints))
+    constraints = re.sub(r"(?m)^torch==.*$", f"torch=={version}", constraints)
+    for triton in metadata.distributions(name="triton", path=[str(folder)]):
+        constraints = re.sub(r"(?m)^triton==.*$", f"triton=={triton.version}", constraints)
+    derived.write_text(constraints)
     return derived
 
 

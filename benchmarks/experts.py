@@ -1,24 +1,38 @@
-"""How fast is each expert backend, as a share of the dense product with the same multiplications?
+"""How fast are the expert layers, measured against what the same machine does at best?
 
-    OMP_PROC_BIND=true python benchmarks/experts.py [--shapes A B C D] [--repetitions 15] [--threads 2] [--clock wall]
+    OMP_PROC_BIND=true python benchmarks/experts.py layers [--shapes A B C D] [--routing uniform zipf] [--dtype float32]
+    OMP_PROC_BIND=true python benchmarks/experts.py switchhead [--models moeut-44m …] [--tokens 4096]
+    OMP_PROC_BIND=true python benchmarks/experts.py decoding [--rows 1 8 64]
+    python benchmarks/experts.py memory
+    python benchmarks/experts.py                       all of them
 
-The variants take turns in one process; medians are reported. A variant whose outputs or gradients differ from the
+Variants take turns in one process; medians are reported, as shares of a ceiling measured in the same run: a dense
+product with the same multiplications, or reading as many bytes. A variant whose outputs or gradients differ from the
 reference's is reported as wrong, without a time. OMP_PROC_BIND keeps the two threads on two cores: without it a single
 other process can make a product many times slower. On a machine that others use as well, `--threads 1 --clock cpu`
 counts the processor time of one thread instead.
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from statistics import median
 
 import torch
 from torch import Tensor
 
-from moeut.experts import ExpertBackend, Routes, expert_mlp
+from moeut.experts import ExpertBackend, Routes, expert_linear, expert_mlp
+from moeut.model.sigma_moe import SigmaMoEConfig
+from moeut.model.switchhead import SwitchHeadConfig
+from moeut.presets import PRESETS
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+OURS: tuple[ExpertBackend, ...] = ("cpu", "native")
+PAPER = [name for name in PRESETS if name.startswith("moeut-")]
 
 
 @dataclass(frozen=True)
@@ -31,127 +45,297 @@ class Shape:
     expert_size: int
     num_experts_per_tok: int
 
-    def macs(self) -> int:
-        """Multiplications of one forward."""
-        return 2 * self.tokens * self.num_experts_per_tok * self.hidden_size * self.expert_size
-
 
 SHAPES = {
-    "A": Shape(4096, 412, 155, 128, 12),
-    "B": Shape(4096, 1024, 387, 128, 16),
+    "A": Shape(4096, 412, 155, 128, 12),  # the paper's 44M model
+    "B": Shape(4096, 1024, 387, 128, 16),  # the paper's 244M model
     "C": Shape(2048, 256, 64, 64, 8),
     "D": Shape(512, 128, 32, 32, 4),
 }
 
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-
 
 @dataclass(frozen=True)
-class Inputs:
-    """One layer's tensors: x [N, D], up [E, D, S], down [E, S, D], gates and expert [N, K]."""
+class Timing:
+    """How often, with which clock and how many threads."""
 
-    x: Tensor
-    up: Tensor
-    down: Tensor
-    gates: Tensor
-    expert: Tensor
+    repetitions: int
+    clock: Callable[[], float]
 
-    @classmethod
-    def random(cls, shape: Shape, dtype: torch.dtype = torch.float32) -> "Inputs":
-        N, D, E = shape.tokens, shape.hidden_size, shape.num_experts
-        S, K = shape.expert_size, shape.num_experts_per_tok
-        gates, expert = torch.rand(N, E).topk(K, sorted=False)
-        up, down = torch.randn(E, D, S) / D**0.5, torch.randn(E, S, D) / (K * S) ** 0.5
-        return cls(torch.randn(N, D).to(dtype), up.to(dtype), down.to(dtype), gates, expert)
-
-    def leaves(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.x, self.up, self.down, self.gates
+    def medians(self, variants: dict[str, Callable[[], object]]) -> dict[str, float]:
+        """Seconds of each variant, which take turns."""
+        times: dict[str, list[float]] = {name: [] for name in variants}
+        for repetition in range(self.repetitions + 1):
+            for name, run in variants.items():
+                start = self.clock()
+                run()
+                if repetition > 0:  # the first warms up
+                    times[name].append(self.clock() - start)
+        return {name: median(measured) for name, measured in times.items()}
 
 
-def ours(inputs: Inputs, backend: ExpertBackend) -> Tensor:
-    routes = Routes.sort(inputs.expert, inputs.up.shape[0])
-    return expert_mlp(inputs.x, inputs.up, inputs.down, routes, inputs.gates.flatten(), backend=backend)
+def choose(tokens: int, experts: int, selected: int, routing: str) -> tuple[Tensor, Tensor]:
+    """Gates and experts [N, K]: near-uniform, or with the frequencies of Zipf's law."""
+    scores = torch.rand(tokens, experts)
+    if routing == "zipf":
+        scores = torch.arange(1, experts + 1).pow(-1.0).log() - torch.log(-torch.log(scores))
+    gates, chosen = scores.topk(selected, sorted=False)
+    return gates.sigmoid(), chosen
 
 
-def masked_loop(inputs: Inputs) -> Tensor:
+def mlp_leaves(shape: Shape, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """x, up and down, scaled so that outputs are of order one."""
+    N, D, E, S, K = (getattr(shape, name) for name in shape.__dataclass_fields__)
+    x, up, down = torch.randn(N, D), torch.randn(E, D, S) / D**0.5, torch.randn(E, S, D) / (K * S) ** 0.5
+    return x.to(dtype), up.to(dtype), down.to(dtype)
+
+
+def our_mlp(x: Tensor, up: Tensor, down: Tensor, gates: Tensor, *, expert: Tensor, backend: ExpertBackend) -> Tensor:
+    """Sorting included: in a model it is done once for each selection."""
+    return expert_mlp(x, up, down, Routes.sort(expert, up.shape[0]), gates.flatten(), backend=backend)
+
+
+def our_linear(
+    x: Tensor, weight: Tensor, gates: Tensor, *, routes: Routes, backend: ExpertBackend, outputs: int
+) -> Tensor:
+    return expert_linear(x, weight, routes, gates.flatten(), outputs, backend=backend)
+
+
+def masked_loop(x: Tensor, up: Tensor, down: Tensor, gates: Tensor, expert: Tensor) -> Tensor:
     """A loop over experts that finds the tokens of each in a one-hot mask, as transformers writes its mixtures."""
-    y = torch.zeros_like(inputs.x)
-    mask = torch.nn.functional.one_hot(inputs.expert, inputs.up.shape[0]).permute(2, 1, 0)
+    y = torch.zeros_like(x)
+    mask = torch.nn.functional.one_hot(expert, up.shape[0]).permute(2, 1, 0)
     for e in mask.sum((1, 2)).nonzero()[:, 0]:
         choice, token = torch.where(mask[e])
-        hidden = torch.relu(inputs.x[token] @ inputs.up[e])
-        y.index_add_(0, token, hidden @ inputs.down[e] * inputs.gates[token, choice, None])
+        hidden = torch.relu(x[token] @ up[e])
+        y.index_add_(0, token, (hidden @ down[e] * gates[token, choice, None]).to(y.dtype))
     return y
 
 
-def dense(inputs: Inputs, width: int) -> Tensor:
-    """The ceiling: a dense perceptron that does the same multiplications."""
-    up, down = inputs.up.flatten()[: inputs.x.shape[1] * width], inputs.down.flatten()[: inputs.x.shape[1] * width]
-    return torch.relu(inputs.x @ up.view(-1, width)) @ down.view(width, -1)
-
-
-def forward(layer: Callable[[Inputs], Tensor], inputs: Inputs) -> list[Tensor]:
+def run_forward(layer: Callable[..., Tensor], leaves: tuple[Tensor, ...]) -> list[Tensor]:
     with torch.no_grad():
-        return [layer(inputs)]
+        return [layer(*leaves)]
 
 
-def forward_backward(layer: Callable[[Inputs], Tensor], inputs: Inputs) -> list[Tensor]:
+def run_both(layer: Callable[..., Tensor], leaves: tuple[Tensor, ...]) -> list[Tensor]:
     """The output and the gradient of every tensor that has one."""
-    leaves = [tensor.detach().requires_grad_() for tensor in inputs.leaves()]
-    x, up, down, gates = leaves
-    y = layer(Inputs(x, up, down, gates, inputs.expert))
-    y.backward(inputs.x)
-    return [y, *(leaf.grad for leaf in leaves if leaf.grad is not None)]
+    inputs = [leaf.detach().requires_grad_() for leaf in leaves]
+    y = layer(*inputs)
+    y.backward(torch.ones_like(y))
+    return [y.detach(), *(leaf.grad for leaf in inputs if leaf.grad is not None)]
 
 
 def close(ours: list[Tensor], theirs: list[Tensor]) -> bool:
-    """Whether the largest error of each tensor is below 1e-4 of its largest value."""
-    return all((a - b).abs().max() <= 1e-4 * b.abs().max() for a, b in zip(ours, theirs, strict=True))
+    """Whether the largest error of each tensor is small beside its largest value."""
+    limit = 1e-4 if ours[0].dtype == torch.float32 else 3e-2
+    return all((a.float() - b.float()).abs().max() <= limit * b.abs().max() for a, b in zip(ours, theirs, strict=True))
 
 
-def seconds(run: Callable[[], object], clock: Callable[[], float]) -> float:
-    start = clock()
+def compare(
+    name: str, variants: dict[str, Callable[..., Tensor]], leaves: tuple[Tensor, ...],
+    ceiling: Callable[..., Tensor], ceiling_leaves: tuple[Tensor, ...], macs: int, timing: Timing,
+) -> None:  # fmt: skip
+    """Print one table row a variant: its share of the ceiling, forward and forward + backward, and its FLOP/s."""
+    expected = run_both(variants["reference"], leaves)
+    wrong = [variant for variant, layer in variants.items() if not close(run_both(layer, leaves), expected)]
+    del expected
+    right = {variant: layer for variant, layer in variants.items() if variant not in wrong}
+    results = []
+    for run in (run_forward, run_both):
+        runs = {variant: partial(run, layer, leaves) for variant, layer in right.items()}
+        results.append(timing.medians({"dense": partial(run, ceiling, ceiling_leaves), **runs}))
+    forward, both = results
+    for variant in forward:
+        shares = f"{forward['dense'] / forward[variant]:.2f} | {both['dense'] / both[variant]:.2f}"
+        times = f"{1e3 * forward[variant]:.2f} | {1e3 * both[variant]:.2f}"
+        rates = f"{2e-9 * macs / forward[variant]:.0f} | {6e-9 * macs / both[variant]:.0f}"
+        print(f"| {name} | {variant} | {shares} | {times} | {rates} |", flush=True)
+    for variant in wrong:
+        print(f"| {name} | {variant} | WRONG |", flush=True)
+
+
+TABLE = (
+    "| layer | variant | share, forward | share, forward + backward | ms | ms | GFLOP/s | GFLOP/s |\n"
+    "|---|---|---|---|---|---|---|---|"
+)
+
+
+def layers(shapes: list[str], routings: list[str], dtype: torch.dtype, rivals: bool, timing: Timing) -> None:
+    """σ-MoE layers."""
+    print(TABLE)
+    for name in shapes:
+        for routing in routings:
+            torch.manual_seed(0)
+            shape = SHAPES[name]
+            K, S, E, D = shape.num_experts_per_tok, shape.expert_size, shape.num_experts, shape.hidden_size
+            gates, expert = choose(shape.tokens, E, K, routing)
+            x, up, down = mlp_leaves(shape, dtype)
+            variants: dict[str, Callable[..., Tensor]] = {
+                backend: partial(our_mlp, expert=expert, backend=backend) for backend in (*OURS, "reference")
+            }
+            if rivals:
+                variants["masked loop"] = partial(masked_loop, expert=expert)
+            width = K * S
+            wide = (x, torch.randn(D, width).to(dtype), torch.randn(width, D).to(dtype))
+            compare(
+                f"{name}, {routing}", variants, (x, up, down, gates),
+                lambda x, up, down: torch.relu(x @ up) @ down, wide, 2 * shape.tokens * D * width, timing,
+            )  # fmt: skip
+
+
+def switchhead(models: list[str], tokens: int, timing: Timing) -> None:
+    """SwitchHead's value and output projections, and the σ-MoE, of the paper's models."""
+    print(TABLE)
+    for name in models:
+        torch.manual_seed(0)
+        config = PRESETS[name].model
+        attention, moe, D = config.attention, config.feed_forward, config.hidden_size
+        assert isinstance(attention, SwitchHeadConfig)
+        assert isinstance(moe, SigmaMoEConfig)
+        H, A, K, P = (
+            attention.num_attention_heads, attention.num_experts, attention.num_experts_per_tok, attention.head_dim
+        )  # fmt: skip
+        gates, within = choose(tokens * H, A, K, "uniform")
+        expert = within.view(tokens, H, K) + torch.arange(H)[:, None] * A
+        routes = Routes.sort(expert, H * A)
+        for kind, rows, outputs, I, O in (
+            ("values", tokens, tokens * H, D, P),
+            ("outputs", tokens * H, tokens, P, D),
+        ):
+            leaves = (torch.randn(rows, I), torch.randn(H * A, I, O) / I**0.5, gates)
+            compare(
+                f"{name}, {kind}",
+                {b: partial(our_linear, routes=routes, backend=b, outputs=outputs) for b in (*OURS, "reference")},
+                leaves,
+                lambda x, weight: x @ weight, (torch.randn(tokens * H * K, I), torch.randn(I, O)),
+                tokens * H * K * I * O, timing,
+            )  # fmt: skip
+
+
+def decode(leaves: tuple[Tensor, ...], left: list[Tensor], backend: ExpertBackend) -> Tensor:
+    """One layer for a few tokens, with other experts at every call."""
+    with torch.no_grad():
+        return our_mlp(*leaves, expert=left.pop(), backend=backend)
+
+
+def decoding(rows: list[int], names: list[str], timing: Timing) -> None:
+    """A few tokens: reading the experts' matrices takes the time. The ceiling is reading as many bytes in a row."""
+    print("| layer | rows | MB read | variant | ms | share of reading |\n|---|---|---|---|---|---|")
+    for name in names:
+        shape = SHAPES[name]
+        E, K = shape.num_experts, shape.num_experts_per_tok
+        _, up, down = mlp_leaves(shape, torch.float32)
+        for count in rows:
+            x, gates = torch.randn(count, shape.hidden_size), torch.rand(count * K)
+            turns = [choose(count, E, K, "uniform")[1] for _ in range(timing.repetitions + 1)]
+            used = median(len(expert.unique()) for expert in turns)
+            numbers = int(used) * 2 * shape.hidden_size * shape.expert_size
+            weights = torch.cat([up.flatten(), down.flatten()])
+
+            def read(numbers: int = numbers, weights: Tensor = weights) -> Tensor:
+                start = int(torch.randint(max(1, len(weights) - numbers), ()))
+                return weights[start : start + numbers].sum()
+
+            leaves = (x, up, down, gates)
+            runs = {backend: partial(decode, leaves, list(turns), backend) for backend in OURS}
+            times = timing.medians({"read": read, **runs})
+            for variant, taken in times.items():
+                print(
+                    f"| {name} | {count} | {4e-6 * numbers:.1f} | {variant} | {1e3 * taken:.3f} "
+                    f"| {times['read'] / taken:.2f} |",
+                    flush=True,
+                )  # fmt: skip
+
+
+def memory(names: list[str]) -> None:
+    """Peak memory of a training step of one layer beyond inputs, outputs and gradients."""
+    print("| layer | variant | MB beyond inputs, outputs and gradients |\n|---|---|---|")
+    for name in names:
+        for variant in (*OURS, "dense"):
+            print(f"| {name} | {variant} | {extra_megabytes(SHAPES[name], variant):.0f} |", flush=True)
+
+
+def extra_megabytes(shape: Shape, variant: str) -> float:
+    """Read from Linux's count for this process, which must not use memory freed before: a process of its own."""
+    import subprocess
+
+    settings = [str(value) for value in (variant, *(getattr(shape, field) for field in shape.__dataclass_fields__))]
+    done = subprocess.run(
+        [sys.executable, __file__, "one-step", *settings], capture_output=True, text=True, check=True
+    )  # fmt: skip
+    return float(done.stdout)
+
+
+def one_step(variant: str, shape: Shape) -> float:
+    """MB that a step adds to the process at its peak, less the output and the gradients."""
+    step_of(variant, Shape(8, 8, 2, 8, 1))()  # libraries load much at the first call
+    N, D, E, S, K = (getattr(shape, name) for name in shape.__dataclass_fields__)
+    results = 2 * N * D + 2 * D * S * (K if variant == "dense" else E)
+    return (peak_bytes(step_of(variant, shape)) - 4 * results) / 1e6
+
+
+def step_of(variant: str, shape: Shape) -> Callable[[], None]:
+    """Forward and backward of one layer."""
+    gates, expert = choose(shape.tokens, shape.num_experts, shape.num_experts_per_tok, "uniform")
+    width = shape.num_experts_per_tok * shape.expert_size
+    x, up, down = mlp_leaves(shape, torch.float32)
+    if variant == "dense":
+        up, down = torch.randn(shape.hidden_size, width), torch.randn(width, shape.hidden_size)
+    x, up, down, gates = (leaf.requires_grad_() for leaf in (x, up, down, gates))
+    dy = torch.randn(shape.tokens, shape.hidden_size)
+
+    def step() -> None:
+        if variant == "dense":
+            y = torch.relu(x @ up) @ down
+        else:
+            routes = Routes.sort(expert, shape.num_experts)
+            y = expert_mlp(x, up, down, routes, gates.flatten(), backend=variant)  # pyright: ignore[reportArgumentType]
+        y.backward(dy)
+
+    return step
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """How far the memory of this process rises above where it was, as Linux counts it."""
+
+    def resident(field: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(dict(line.split(":", 1) for line in lines)[field].split()[0])
+
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
     run()
-    return clock() - start
+    return resident("VmHWM") - before
 
 
-def report(name: str, shape: Shape, repetitions: int, clock: Callable[[], float]) -> None:
-    torch.manual_seed(0)
-    inputs = Inputs.random(shape)
-    variants: dict[str, Callable[[Inputs], Tensor]] = {
-        "dense": partial(dense, width=shape.num_experts_per_tok * shape.expert_size),
-        "cpu": partial(ours, backend="cpu"),
-        "reference": partial(ours, backend="reference"),
-        "masked loop": masked_loop,
-    }
-    expected = forward_backward(variants["reference"], inputs)
-    right = {
-        variant: variant == "dense" or close(forward_backward(layer, inputs), expected)
-        for variant, layer in variants.items()
-    }
-    print(f"\n{name}: {shape}", flush=True)
-    for kind, run, factor in (("forward", forward, 1), ("forward + backward", forward_backward, 3)):
-        times: dict[str, list[float]] = {variant: [] for variant in variants}
-        for _ in range(repetitions):
-            for variant, layer in variants.items():
-                times[variant].append(seconds(partial(run, layer, inputs), clock))
-        ceiling = median(times["dense"])
-        for variant, measured in times.items():
-            middle = median(measured)
-            rate = 2e-9 * factor * shape.macs() / middle
-            result = (
-                f"{1e3 * middle:9.2f} ms  {ceiling / middle:5.2f}  {rate:6.0f} GFLOP/s" if right[variant] else "WRONG"
-            )
-            print(f"  {kind:20}{variant:14}{result}", flush=True)
+def main(arguments: list[str]) -> None:
+    if arguments[:1] == ["one-step"]:
+        print(one_step(arguments[1], Shape(*map(int, arguments[2:]))))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=["layers", "switchhead", "decoding", "memory"])
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--routing", nargs="+", choices=["uniform", "zipf"], default=["uniform"])
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    parser.add_argument("--no-rivals", action="store_true", help="leave out the masked loop, which is slow")
+    parser.add_argument("--models", nargs="+", choices=PAPER, default=PAPER[:3])
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--rows", nargs="+", type=int, default=[1, 8, 64])
+    parser.add_argument("--repetitions", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    chosen = parser.parse_args(arguments)
+    torch.set_num_threads(chosen.threads)
+    timing = Timing(chosen.repetitions, CLOCKS[chosen.clock])
+    print(f"{torch.__version__}, {chosen.threads} threads, {chosen.clock} time, medians of {chosen.repetitions}\n")
+    if chosen.what in (None, "layers"):
+        layers(chosen.shapes, chosen.routing, getattr(torch, chosen.dtype), not chosen.no_rivals, timing)
+    if chosen.what in (None, "switchhead"):
+        switchhead(chosen.models, chosen.tokens, timing)
+    if chosen.what in (None, "decoding"):
+        decoding(chosen.rows, [name for name in chosen.shapes if name in "AB"], timing)
+    if chosen.what in (None, "memory"):
+        memory([name for name in chosen.shapes if name in "AB"])
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--repetitions", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--clock", choices=CLOCKS, default="wall")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    for name in arguments.shapes:
-        report(name, SHAPES[name], arguments.repetitions, CLOCKS[arguments.clock])
+    main(sys.argv[1:])

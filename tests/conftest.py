@@ -1,5 +1,6 @@
 """What do all tests share? Fixed seeds, and where the numbers to compare with lie."""
 
+import os
 import random
 from pathlib import Path
 
@@ -32,6 +33,30 @@ def seeds() -> None:
 def one_thread() -> None:
     """Tiny products gain nothing from a second thread, and on a busy machine threads wait for each other."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_compiled_before(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What `auto` chooses among the expert backends depends on what has been compiled: here, nothing."""
+    os.environ["XDG_CACHE_HOME"] = str(shared_by_workers(tmp_path_factory) / "cache")
+
+
+@pytest.fixture(scope="session")
+def native(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The native expert backend, compiled once for all workers, where only those tests find it that ask for it."""
+    from moeut.experts import compiling, native
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(shared_by_workers(tmp_path_factory) / "native"))
+        if not compiling.compiler():
+            pytest.skip("needs a C++ compiler")
+        native.library()
+
+
+def shared_by_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that is one for all of xdist's workers in a run."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="session")

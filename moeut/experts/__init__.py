@@ -2,23 +2,27 @@
 
 Two operations serve every use: `expert_mlp` is σ-MoE's feed-forward (paper, section 2.1), `expert_linear` is
 SwitchHead's value and output projections (section 2.2). `Routes` says which row meets which expert. The meaning is in
-`reference.py`; `cpu.py` computes the same faster on a CPU.
+`reference.py`; `cpu.py` computes the same faster on a CPU, and `native.py` faster still, in C++; `fused.py` is for
+GPUs, and `grouped.py` uses PyTorch's own grouped product.
 
 Letters: R routes, N input rows, M output rows, E experts, K routes per input row, D hidden size, S expert size, I input
 features, O output features.
 """
 
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from moeut.experts import cpu, reference
+from moeut.experts import cpu, grouped, native, reference
 from moeut.experts.routes import Routes
 
 __all__ = ["ExpertBackend", "Routes", "expert_linear", "expert_mlp", "resolve_backend"]
 
-ExpertBackend = Literal["auto", "reference", "cpu"]
+ResolvedBackend = Literal["reference", "cpu", "native", "triton", "triton_atomic", "grouped"]
+ExpertBackend = Literal["auto", ResolvedBackend]
 
 
 def expert_mlp(
@@ -33,11 +37,11 @@ def expert_mlp(
     rounded to autocast's dtype first, as in `torch.nn.functional.linear`; the gates are not.
     Source: paper, section 2.1.
 
-    Raises ValueError where shapes or dtypes do not fit, or the backend cannot run on x's device.
+    Raises ValueError where shapes or dtypes do not fit, or the backend cannot run on x's device or in its dtype.
     """
     x, up, down = _autocast(x, up, down)
     _check(x, (up, down), routes, gates, x.shape[0])
-    implementation = _implementation(backend, x.device)
+    implementation = _implementation(backend, x)
     with torch.autocast(x.device.type, enabled=False):
         return implementation.expert_mlp(x, up, down, routes, gates)
 
@@ -59,31 +63,65 @@ def expert_linear(
     R is a multiple of N and of M: SwitchHead's value projection has M = tokens · heads, its output projection
     N = tokens · heads and M = tokens. Dtypes and autocast as in `expert_mlp`. Source: paper, section 2.2.
 
-    Raises ValueError where shapes or dtypes do not fit, or the backend cannot run on x's device.
+    Raises ValueError where shapes or dtypes do not fit, or the backend cannot run on x's device or in its dtype.
     """
     x, weight = _autocast(x, weight)
     _check(x, (weight,), routes, gates, num_outputs)
-    implementation = _implementation(backend, x.device)
+    implementation = _implementation(backend, x)
     with torch.autocast(x.device.type, enabled=False):
         return implementation.expert_linear(x, weight, routes, gates, num_outputs)
 
 
-def resolve_backend(backend: ExpertBackend, device: torch.device) -> Literal["reference", "cpu"]:
-    """The backend that runs: `auto` is "cpu" on a CPU and "reference" elsewhere; any other choice is kept.
+def resolve_backend(
+    backend: ExpertBackend, device: torch.device, dtype: torch.dtype = torch.float32
+) -> ResolvedBackend:
+    """The backend that runs. `auto` is, on a CPU, "native" where that has been compiled on this machine before, and
+    "cpu" where not; elsewhere "triton" where it can run, and "reference" where not. Any other choice is kept.
 
-    Raises ValueError for an unknown name and for a backend that cannot run on `device`.
+    Raises ValueError for an unknown name and for a backend that cannot run there.
     """
     if backend == "auto":
-        return "cpu" if device.type == "cpu" else "reference"
+        if device.type == "cpu":
+            return "native" if native.built() else "cpu"
+        return "reference" if _refusal("triton", device, dtype) else "triton"
     if backend not in get_args(ExpertBackend):
         raise ValueError(f"expert backend {backend!r} is unknown: use one of {', '.join(get_args(ExpertBackend))}")
-    if backend == "cpu" and device.type != "cpu":
-        raise ValueError(f"expert backend 'cpu' needs tensors on a CPU, these are on {device}: use 'auto'")
+    if refusal := _refusal(backend, device, dtype):
+        raise ValueError(f"expert backend {backend!r} needs {refusal}")
     return backend
 
 
-def _implementation(backend: ExpertBackend, device: torch.device):
-    return {"reference": reference, "cpu": cpu}[resolve_backend(backend, device)]
+# What torch.compiler.assume_constant_result does, without loading the compiler: a compiled graph holds the choice.
+resolve_backend._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def _refusal(backend: ResolvedBackend, device: torch.device, dtype: torch.dtype) -> str | None:
+    """What a backend lacks to run on this device with this dtype, if it lacks something."""
+    if backend in ("cpu", "native"):
+        return None if device.type == "cpu" else f"tensors on a CPU, these are on {device}: use 'auto'"
+    if backend == "reference":
+        return None
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"float32, bfloat16 or float16, these are {dtype}: use 'reference'"
+    if backend == "grouped":
+        return None
+    if find_spec("triton") is None:
+        return "triton: pip install 'moeut[triton]'"
+    if device.type == "cuda":
+        old = torch.version.hip is None and torch.cuda.get_device_capability(device) < (8, 0)
+        return "a GPU of compute capability 8.0 or more: use 'reference'" if old else None
+    if device.type == "cpu" and import_module("triton.knobs").runtime.interpret:
+        return None
+    return f"tensors on a GPU, these are on {device}: use 'auto'"
+
+
+def _implementation(backend: ExpertBackend, x: Tensor):
+    resolved = resolve_backend(backend, x.device, x.dtype)
+    if resolved in ("triton", "triton_atomic"):
+        from moeut.experts import fused  # only where it runs: it imports triton
+
+        return fused.deterministic if resolved == "triton" else fused.atomic
+    return {"reference": reference, "cpu": cpu, "native": native, "grouped": grouped}[resolved]
 
 
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:

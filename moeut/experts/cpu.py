@@ -4,48 +4,39 @@ Routes are taken in the order of their experts, a group of experts at a time: ga
 one matrix after the other, scale, and add the results to their output rows. A group's rows stay in the processor's
 cache, and nothing of size R × D is ever stored; for its backward, `expert_mlp` keeps R × S hidden values and no more.
 
-The operations are custom ops, so the number of rows of an expert, known only at run time, stays out of a compiled
-graph. Sums are taken in a fixed order: the same inputs give the same bits.
+Where there are few routes, as in decoding, reading the matrices takes the time: there the rows of a matrix are taken as
+the vectors of an embedding, and one weighted sum of embeddings (`embedding_bag`) multiplies all routes at once.
+
+Sums are taken in a fixed order: the same inputs give the same bits.
 
 Letters: R routes, N input rows, M output rows, E experts, D hidden size, S expert size, I input features, O output
 features.
 """
 
-import math
-from typing import Any
-
-import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
+from moeut.experts.fresh_memory import fresh
 from moeut.experts.groups import accumulate, cut, gather, multiply, scatter, scratch
+from moeut.experts.operations import Kernels, operations
 from moeut.experts.reference import accumulation_dtype
-from moeut.experts.routes import Routes
 
-_HUGE_PAGE_BYTES = 4 * 2**20  # from here on numpy asks for huge pages
-
-
-def expert_mlp(x: Tensor, up: Tensor, down: Tensor, routes: Routes, gates: Tensor) -> Tensor:
-    """See `moeut.experts.expert_mlp`."""
-    differentiable = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, up, down, gates))
-    return _mlp(x, up, down, routes.order, routes.offsets, gates, differentiable)[0]
+_FEW_ROUTES = 256
 
 
-def expert_linear(x: Tensor, weight: Tensor, routes: Routes, gates: Tensor | None, num_outputs: int) -> Tensor:
-    """See `moeut.experts.expert_linear`."""
-    return _linear(x, weight, routes.order, routes.offsets, gates, num_outputs)
-
-
-@torch.library.custom_op("moeut::expert_mlp_cpu", mutates_args=())
 def _mlp(
     x: Tensor, up: Tensor, down: Tensor, order: Tensor, offsets: Tensor, gates: Tensor, keep_hidden: bool
 ) -> tuple[Tensor, Tensor]:
     """Return (y [N, D], relu(x up) [R, S] in sorted order); the second is empty unless `keep_hidden`."""
     dtype, D, S = accumulation_dtype(x.dtype), x.shape[1], up.shape[2]
+    if not keep_hidden and _few(order, x.dtype):
+        hidden = _few_products(x, up, order, offsets).relu_().mul_(_gates_of_experts(gates, order, offsets))
+        return _sum_routes(_few_products(hidden, down, order, offsets), x.shape[0]), hidden.new_empty(0, S)
     x, rows = x.contiguous(), _rows(order, x.shape[0])
     gate = gates.to(dtype)[order, None]
     y = x.new_zeros(x.shape, dtype=dtype)
-    hidden = _fresh((len(order) if keep_hidden else 0, S), dtype)
+    hidden = fresh((len(order) if keep_hidden else 0, S), dtype)
     hidden[offsets[-1] :] = 0  # routes without an expert
     groups = cut(offsets, D, dtype)
     scratch_rows, scratch_hidden, scratch_gated = (scratch(groups, width, dtype) for width in (D, S, S))
@@ -60,7 +51,6 @@ def _mlp(
     return y.to(x.dtype), hidden
 
 
-@torch.library.custom_op("moeut::expert_mlp_cpu_backward", mutates_args=())
 def _mlp_backward(
     dy: Tensor,
     x: Tensor,
@@ -106,12 +96,15 @@ def _mlp_backward(
     return dx.to(x.dtype), dup.to(x.dtype), ddown.to(x.dtype), _unsort(dgate, order).to(gates.dtype)
 
 
-@torch.library.custom_op("moeut::expert_linear_cpu", mutates_args=())
 def _linear(
     x: Tensor, weight: Tensor, order: Tensor, offsets: Tensor, gates: Tensor | None, num_outputs: int
 ) -> Tensor:
     """Return y [M, O]."""
     dtype, (_, I, O), x = accumulation_dtype(x.dtype), weight.shape, x.contiguous()
+    if _few(order, x.dtype):
+        products = _few_products(x, weight, order, offsets)
+        products *= _gates_of_experts(products.new_ones(()) if gates is None else gates, order, offsets)
+        return _sum_routes(products, num_outputs)
     input_rows, output_rows = _rows(order, x.shape[0]), _rows(order, num_outputs)
     gate = None if gates is None else gates.to(dtype)[order, None]
     y = x.new_zeros(num_outputs, O, dtype=dtype)
@@ -128,7 +121,6 @@ def _linear(
     return y.to(x.dtype)
 
 
-@torch.library.custom_op("moeut::expert_linear_cpu_backward", mutates_args=())
 def _linear_backward(
     dy: Tensor,
     x: Tensor,
@@ -167,80 +159,35 @@ def _linear_backward(
     return dx.to(x.dtype), dweight.to(x.dtype), _unsort(dgate, order).to(x.dtype if gates is None else gates.dtype)
 
 
-@_mlp.register_fake
-def _mlp_fake(
-    x: Tensor, up: Tensor, down: Tensor, order: Tensor, offsets: Tensor, gates: Tensor, keep_hidden: bool
-) -> tuple[Tensor, Tensor]:
-    hidden = x.new_empty((order.shape[0] if keep_hidden else 0, up.shape[2]), dtype=accumulation_dtype(x.dtype))
-    return x.new_empty(x.shape), hidden
+def _few(order: Tensor, dtype: torch.dtype) -> bool:
+    return 0 < len(order) <= _FEW_ROUTES and dtype in (torch.float32, torch.float64)
 
 
-@_mlp_backward.register_fake
-def _mlp_backward_fake(
-    dy: Tensor,
-    x: Tensor,
-    up: Tensor,
-    down: Tensor,
-    order: Tensor,
-    offsets: Tensor,
-    gates: Tensor,
-    hidden: Tensor,
-    needed: list[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _new(x, needed[0]), _new(up, needed[1]), _new(down, needed[2]), _new(gates, needed[3])
+def _few_products(x: Tensor, weight: Tensor, order: Tensor, offsets: Tensor) -> Tensor:
+    """x weight[e] of each route, in the order of the routes: [R, O]. x: [N, I]; weight: [E, I, O].
+
+    Routes without an expert get some expert's product.
+    """
+    E, I, O = weight.shape
+    first = _experts(order, offsets).clamp(max=E - 1)[:, None] * I
+    weights = x.repeat_interleave(len(order) // len(x), dim=0)
+    return embedding_bag(first + torch.arange(I), weight.reshape(E * I, O), mode="sum", per_sample_weights=weights)
 
 
-def _new(tensor: Tensor, need: bool) -> Tensor:
-    return tensor.new_empty(tensor.shape if need else 0)
+def _experts(order: Tensor, offsets: Tensor) -> Tensor:
+    """The expert of each route [R], in the order of the routes; E for none."""
+    sorted_experts = torch.bucketize(torch.arange(len(order)), offsets[1:], right=True)
+    return torch.empty_like(order).index_copy_(0, order, sorted_experts)
 
 
-@_linear.register_fake
-def _linear_fake(
-    x: Tensor, weight: Tensor, order: Tensor, offsets: Tensor, gates: Tensor | None, num_outputs: int
-) -> Tensor:
-    return x.new_empty((num_outputs, weight.shape[2]))
+def _gates_of_experts(gates: Tensor, order: Tensor, offsets: Tensor) -> Tensor:
+    """[R, 1] gates, 0 for routes without an expert. gates: [R], or one for all."""
+    return gates.masked_fill(_experts(order, offsets) == len(offsets) - 1, 0)[:, None]
 
 
-@_linear_backward.register_fake
-def _linear_backward_fake(
-    dy: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    order: Tensor,
-    offsets: Tensor,
-    gates: Tensor | None,
-    needed: list[bool],
-) -> tuple[Tensor, Tensor, Tensor]:
-    dgates = x.new_empty(0) if gates is None else _new(gates, needed[2])
-    return _new(x, needed[0]), _new(weight, needed[1]), dgates
-
-
-def _mlp_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, up, down, order, offsets, gates, _ = inputs
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(x, up, down, order, offsets, gates, output[1])
-
-
-def _mlp_differentiate(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    needed = [ctx.needs_input_grad[i] for i in (0, 1, 2, 5)]
-    gradients = _mlp_backward(dy, *ctx.saved_tensors, needed)
-    dx, dup, ddown, dgates = (gradient if need else None for gradient, need in zip(gradients, needed, strict=True))
-    return dx, dup, ddown, None, None, dgates, None
-
-
-def _linear_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:5])
-
-
-def _linear_differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    needed = [ctx.needs_input_grad[i] for i in (0, 1, 4)]
-    gradients = _linear_backward(dy, *ctx.saved_tensors, needed)
-    dx, dweight, dgates = (gradient if need else None for gradient, need in zip(gradients, needed, strict=True))
-    return dx, dweight, None, None, dgates, None
-
-
-_mlp.register_autograd(_mlp_differentiate, setup_context=_mlp_setup)
-_linear.register_autograd(_linear_differentiate, setup_context=_linear_setup)
+def _sum_routes(products: Tensor, num_outputs: int) -> Tensor:
+    """The sum over the routes of each output row."""
+    return products.view(num_outputs, -1, products.shape[1]).sum(1)
 
 
 def _rows(order: Tensor, rows: int) -> Tensor:
@@ -253,18 +200,12 @@ def _unsort(values: Tensor, order: Tensor) -> Tensor:
     return values.new_empty(len(values)).index_copy_(0, order[: len(values)], values[:, 0])
 
 
-def _fresh(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Memory not yet written."""
-    size = math.prod(shape) * dtype.itemsize
-    if size < _HUGE_PAGE_BYTES:
-        return torch.empty(shape, dtype=dtype)
-    # numpy asks Linux for huge pages and torch does not: writing to fresh memory takes a third of the time.
-    return torch.from_numpy(np.empty(size, dtype=np.uint8)).view(dtype).view(shape)
-
-
 def _fresh_gradient(weight: Tensor, need: bool, offsets: Tensor, dtype: torch.dtype) -> Tensor:
     """Room for the gradient of `weight` in which only the experts without rows are zero; empty if there is no need."""
     if not need:
         return weight.new_empty(0, dtype=dtype)
     unused = (offsets.diff() == 0).nonzero()[:, 0]
-    return _fresh(weight.shape, dtype).index_fill_(0, unused, 0)
+    return fresh(weight.shape, dtype).index_fill_(0, unused, 0)
+
+
+expert_mlp, expert_linear, ops = operations("cpu", Kernels(_mlp, _mlp_backward, _linear, _linear_backward))

@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-from moeut.experts import Routes, expert_linear, expert_mlp, resolve_backend
+from moeut import experts
+from moeut.experts import ExpertBackend, Routes, expert_linear, expert_mlp, resolve_backend
+
+GPU = torch.device("cuda")
 
 
 def test_backend_choice() -> None:
@@ -11,10 +14,48 @@ def test_backend_choice() -> None:
     assert resolve_backend("auto", processor) == "cpu"
     assert resolve_backend("auto", elsewhere) == "reference"
     assert resolve_backend("reference", processor) == "reference"
-    with pytest.raises(ValueError, match="needs tensors on a CPU"):
-        resolve_backend("cpu", elsewhere)
-    with pytest.raises(ValueError, match="'fast' is unknown: use one of auto, reference, cpu"):
+    for backend in ("cpu", "native"):
+        with pytest.raises(ValueError, match=f"'{backend}' needs tensors on a CPU"):
+            resolve_backend(backend, elsewhere)
+    assert resolve_backend("grouped", processor) == "grouped"
+    with pytest.raises(ValueError, match="'fast' is unknown: use one of auto, reference, cpu, native, triton"):
         resolve_backend("fast", processor)  # type: ignore[arg-type]
+
+
+def test_auto_takes_triton_on_a_gpu_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experts, "find_spec", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert resolve_backend("auto", GPU) == "triton"
+    assert resolve_backend("auto", GPU, torch.bfloat16) == "triton"
+    assert resolve_backend("triton_atomic", GPU) == "triton_atomic"
+    assert resolve_backend("auto", GPU, torch.float64) == "reference"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    assert resolve_backend("auto", GPU) == "reference"
+    with pytest.raises(ValueError, match=r"'triton' needs a GPU of compute capability 8\.0 or more: use 'reference'"):
+        resolve_backend("triton", GPU)
+    monkeypatch.setattr(experts, "find_spec", lambda name: None)
+    assert resolve_backend("auto", GPU) == "reference"
+    with pytest.raises(ValueError, match=r"'triton' needs triton: pip install 'moeut\[triton\]'"):
+        resolve_backend("triton", GPU)
+
+
+@pytest.mark.parametrize("backend", ["triton", "triton_atomic"])
+def test_triton_needs_a_gpu_or_its_interpreter(backend: ExpertBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match=f"'{backend}' needs tensors on a GPU, these are on cpu: use 'auto'"):
+        resolve_backend(backend, torch.device("cpu"))
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert resolve_backend(backend, torch.device("cpu")) == backend
+    assert resolve_backend("auto", torch.device("cpu")) == "cpu"
+
+
+@pytest.mark.parametrize("backend", ["triton", "grouped"])
+def test_float64_is_refused(backend: ExpertBackend) -> None:
+    x, weight = torch.randn(2, 3, dtype=torch.float64), torch.randn(1, 3, 4, dtype=torch.float64)
+    routes = Routes.sort(torch.zeros(2, dtype=torch.int64), 1)
+    with pytest.raises(ValueError, match=f"'{backend}' needs float32, bfloat16 or float16, these are torch.float64"):
+        expert_linear(x, weight, routes, None, 2, backend=backend)
 
 
 def test_shapes_that_do_not_fit_are_one_line() -> None:

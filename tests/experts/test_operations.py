@@ -1,4 +1,4 @@
-"""Is the CPU path the reference, only faster: every output and gradient, any dtype, shape, layout and mode?"""
+"""Is every backend the reference, only faster: every output and gradient, any dtype, shape, layout and mode?"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -7,53 +7,44 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from comparison import SHAPES, TOLERANCES, assert_equal_to_reference, mlp_leaves, unlike
 from torch import Tensor
 
-from moeut.experts import ExpertBackend, Routes, cpu, expert_linear, expert_mlp, groups
+from moeut.experts import ExpertBackend, Routes, cpu, expert_linear, expert_mlp, fresh_memory, grouped, groups, native
+from moeut.experts.operations import Ops
 
-Layer = Callable[[ExpertBackend], Tensor]
-
-# tokens N, hidden size D, experts E, expert size S, experts per token K
-SHAPES = [(7, 5, 4, 3, 2), (33, 41, 9, 82, 3), (12, 412, 5, 41, 5), (1, 8, 6, 4, 2), (9, 6, 1, 5, 1), (5, 1, 3, 1, 2)]
-TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
+WAYS = ["cpu", "cpu, tiny groups", "native", "native, three shares", "grouped", "grouped, tiny pieces"]
+DOUBLE = WAYS[:4]  # those that compute in float64
 
 
-def unlike(N: int, E: int, K: int, kind: str) -> Tensor:
-    """[N, K] experts: drawn at random (`random`), some without an expert (`sentinel`), all the same (`one`)."""
-    if kind == "one":
-        return torch.full((N, K), E - 1)
-    expert = torch.rand(N, E).topk(K).indices
-    return torch.where(torch.rand(N, K) < 0.3, E, expert) if kind == "sentinel" else expert
+def exact(backend: str) -> torch.dtype:
+    """The most exact dtype of a backend."""
+    return torch.float32 if backend.startswith("grouped") else torch.float64
 
 
-def mlp_leaves(N: int, D: int, E: int, S: int, K: int, dtype: torch.dtype) -> list[Tensor]:
-    """x, up, down and gates, scaled so that outputs are of order one."""
-    x, up, down = torch.randn(N, D), torch.randn(E, D, S) / D**0.5, torch.randn(E, S, D) / (K * S) ** 0.5
-    return [tensor.to(dtype).requires_grad_() for tensor in (x, up, down, 0.5 + torch.rand(N * K))]
+# Every way in every dtype that it computes in.
+WAYS_AND_DTYPES = [
+    pytest.param(way, dtype, id=f"{way}-{dtype}")
+    for way in WAYS
+    for dtype in TOLERANCES
+    if dtype.itemsize <= exact(way).itemsize
+]
 
 
-def values_and_gradients(layer: Layer, backend: ExpertBackend, leaves: list[Tensor]) -> list[Tensor]:
-    y = layer(backend)
-    dy = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).cos().view(y.shape)
-    return [y, *torch.autograd.grad(y, leaves, dy)]
-
-
-def assert_equal_to_reference(layer: Layer, leaves: list[Tensor]) -> None:
-    """Compare with the reference, each tensor's largest error relative to its largest value."""
-    ours = values_and_gradients(layer, "cpu", leaves)
-    for mine, theirs in zip(ours, values_and_gradients(layer, "reference", leaves), strict=True):
-        assert mine.dtype == theirs.dtype
-        assert mine.shape == theirs.shape
-        if theirs.numel():
-            error = (mine.double() - theirs.double()).abs().max() / theirs.double().abs().max().clamp_min(1e-6)
-            assert error <= TOLERANCES[mine.dtype]
-
-
-@pytest.fixture(params=["4 MB", "tiny"])
-def scratch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run with ordinary groups, and with groups so small that experts are cut."""
-    if request.param == "tiny":
+@pytest.fixture(params=WAYS)
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ExpertBackend:
+    """A backend as it is, and as it is for more routes: with its work cut into pieces, here within experts."""
+    name, _, cut = request.param.partition(", ")
+    if name == "native":
+        request.getfixturevalue("native")
+    if cut == "tiny groups":
         monkeypatch.setattr(groups, "_SCRATCH_BYTES", 3000)
+        monkeypatch.setattr(cpu, "_FEW_ROUTES", 0)
+    if cut == "three shares":
+        monkeypatch.setattr(native, "_shares", lambda macs: 3)
+    if cut == "tiny pieces":
+        monkeypatch.setattr(grouped, "_WORKSPACE_BYTES", 300)
+    return name
 
 
 @pytest.fixture
@@ -63,57 +54,60 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def empty(size: int, dtype: type) -> np.ndarray:
         return np.full(size, 255, dtype)
 
-    monkeypatch.setattr(cpu, "_HUGE_PAGE_BYTES", 1)
-    monkeypatch.setattr(cpu.np, "empty", empty)
+    monkeypatch.setattr(fresh_memory, "_HUGE_PAGE_BYTES", 1)
+    monkeypatch.setattr(fresh_memory.np, "empty", empty)
     torch.use_deterministic_algorithms(True)
     assert torch.empty(3).isnan().all()
     yield
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.usefixtures("scratch")
 @pytest.mark.parametrize("kind", ["random", "sentinel", "one"])
-@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize(("backend", "dtype"), WAYS_AND_DTYPES, indirect=["backend"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_expert_mlp(shape: tuple[int, int, int, int, int], dtype: torch.dtype, kind: str) -> None:
+def test_expert_mlp(
+    shape: tuple[int, int, int, int, int], dtype: torch.dtype, kind: str, backend: ExpertBackend
+) -> None:
     N, _, E, _, K = shape
     x, up, down, gates = leaves = mlp_leaves(*shape, dtype)
     routes = Routes.sort(unlike(N, E, K, kind), E)
-    assert_equal_to_reference(lambda backend: expert_mlp(x, up, down, routes, gates, backend=backend), leaves)
+    assert_equal_to_reference(lambda backend: expert_mlp(x, up, down, routes, gates, backend=backend), backend, leaves)
 
 
-@pytest.mark.usefixtures("scratch")
 @pytest.mark.parametrize("gated", [True, False])
-@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize(("backend", "dtype"), WAYS_AND_DTYPES, indirect=["backend"])
 @pytest.mark.parametrize(
     ("inputs", "outputs", "I", "O"),
     [(10, 30, 41, 5), (30, 10, 5, 41), (10, 10, 82, 82), (10, 60, 3, 7), (60, 10, 412, 1), (1, 2, 5, 6)],
     ids=["value", "output", "sum", "plain", "many heads", "one token"],
 )
-def test_expert_linear(inputs: int, outputs: int, I: int, O: int, dtype: torch.dtype, gated: bool) -> None:
+def test_expert_linear(
+    inputs: int, outputs: int, I: int, O: int, dtype: torch.dtype, gated: bool, backend: ExpertBackend
+) -> None:
     E, R = 5, 2 * math.lcm(inputs, outputs)
     x, weight = torch.randn(inputs, I), torch.randn(E, I, O) / I**0.5
     leaves = [tensor.to(dtype).requires_grad_() for tensor in (x, weight, 0.5 + torch.rand(R))][: 3 if gated else 2]
     gates = leaves[2] if gated else None
     routes = Routes.sort(unlike(R, E, 1, "sentinel"), E)
     assert_equal_to_reference(
-        lambda backend: expert_linear(leaves[0], leaves[1], routes, gates, outputs, backend=backend), leaves
+        lambda backend: expert_linear(leaves[0], leaves[1], routes, gates, outputs, backend=backend), backend, leaves
     )
 
 
 @pytest.mark.usefixtures("poison")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["random", "sentinel", "one"])
-def test_reads_no_memory_that_it_has_not_written(kind: str, dtype: torch.dtype) -> None:
+def test_reads_no_memory_that_it_has_not_written(kind: str, dtype: torch.dtype, backend: ExpertBackend) -> None:
     x, up, down, gates = leaves = mlp_leaves(8, 6, 12, 5, 2, dtype)
     routes = Routes.sort(unlike(8, 12, 2, kind), 12)
-    assert_equal_to_reference(lambda backend: expert_mlp(x, up, down, routes, gates, backend=backend), leaves)
-    assert_equal_to_reference(lambda backend: expert_linear(x, up, routes, gates, 16, backend=backend), [x, up, gates])
+    assert_equal_to_reference(lambda backend: expert_mlp(x, up, down, routes, gates, backend=backend), backend, leaves)
+    assert_equal_to_reference(
+        lambda backend: expert_linear(x, up, routes, gates, 16, backend=backend), backend, [x, up, gates]
+    )
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
-def test_gradients_are_those_of_finite_differences(backend: ExpertBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups, "_SCRATCH_BYTES", 200)
+@pytest.mark.parametrize("backend", [*DOUBLE, "reference"], indirect=True)
+def test_gradients_are_those_of_finite_differences(backend: ExpertBackend) -> None:
     leaves = mlp_leaves(6, 5, 4, 3, 2, torch.float64)
     routes = Routes.sort(unlike(6, 4, 2, "sentinel"), 4)
 
@@ -128,19 +122,21 @@ def test_gradients_are_those_of_finite_differences(backend: ExpertBackend, monke
 
 
 @pytest.mark.parametrize("needed", range(1, 16))
-def test_any_subset_of_gradients(needed: int) -> None:
-    x, up, down, gates = leaves = mlp_leaves(7, 5, 4, 3, 2, torch.float64)
+def test_any_subset_of_gradients(needed: int, backend: ExpertBackend) -> None:
+    x, up, down, gates = leaves = mlp_leaves(7, 5, 4, 3, 2, exact(backend))
     for bit, leaf in enumerate(leaves):
         leaf.requires_grad_(bool(needed >> bit & 1))
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
     routes = Routes.sort(unlike(7, 4, 2, "random"), 4)
-    assert_equal_to_reference(lambda backend: expert_mlp(x, up, down, routes, gates, backend=backend), wanted)
+    assert_equal_to_reference(lambda backend: expert_mlp(x, up, down, routes, gates, backend=backend), backend, wanted)
     wanted = [leaf for leaf in (x, up, gates) if leaf.requires_grad]
     if wanted:
-        assert_equal_to_reference(lambda backend: expert_linear(x, up, routes, gates, 7, backend=backend), wanted)
+        assert_equal_to_reference(
+            lambda backend: expert_linear(x, up, routes, gates, 7, backend=backend), backend, wanted
+        )
 
 
-def test_any_layout() -> None:
+def test_any_layout(backend: ExpertBackend) -> None:
     N, D, E, S, K = 8, 6, 4, 5, 2
     x = torch.randn(D, N).T.requires_grad_()
     up = torch.randn(E, S, D).mT.requires_grad_()
@@ -148,21 +144,23 @@ def test_any_layout() -> None:
     gates = torch.rand(2 * N * K)[::2].requires_grad_()
     routes = Routes.sort(unlike(N, E, K, "random"), E)
     assert_equal_to_reference(
-        lambda backend: expert_mlp(x, up, down, routes, gates, backend=backend), [x, up, down, gates]
+        lambda backend: expert_mlp(x, up, down, routes, gates, backend=backend), backend, [x, up, down, gates]
     )
     row = torch.randn(1, D).expand(N, D).requires_grad_()
-    assert_equal_to_reference(lambda backend: expert_linear(row, up, routes, gates, 1, backend=backend), [row, up])
+    assert_equal_to_reference(
+        lambda backend: expert_linear(row, up, routes, gates, 1, backend=backend), backend, [row, up]
+    )
 
 
-def test_gradient_of_a_sum_has_stride_zero() -> None:
-    x, up, down, gates = leaves = mlp_leaves(7, 5, 4, 3, 2, torch.float64)
+def test_gradient_of_a_sum_has_stride_zero(backend: ExpertBackend) -> None:
+    x, up, down, gates = leaves = mlp_leaves(7, 5, 4, 3, 2, exact(backend))
     routes = Routes.sort(unlike(7, 4, 2, "random"), 4)
-    ours = torch.autograd.grad(expert_mlp(x, up, down, routes, gates, backend="cpu").sum(), leaves)
+    ours = torch.autograd.grad(expert_mlp(x, up, down, routes, gates, backend=backend).sum(), leaves)
     theirs = torch.autograd.grad(expert_mlp(x, up, down, routes, gates, backend="reference").sum(), leaves)
     torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("backend", [*WAYS, "reference"], indirect=True)
 def test_empty_batch(backend: ExpertBackend) -> None:
     x, up, down, gates = leaves = mlp_leaves(0, 5, 4, 3, 2, torch.float32)
     routes = Routes.sort(torch.zeros(0, 2, dtype=torch.int64), 4)
@@ -175,32 +173,37 @@ def test_empty_batch(backend: ExpertBackend) -> None:
         assert all(gradient is None or not gradient.any() for gradient in gradients)
 
 
-def test_two_backward_passes_and_two_runs_give_the_same_bits() -> None:
+def test_two_backward_passes_and_two_runs_give_the_same_bits(backend: ExpertBackend) -> None:
     x, up, down, gates = leaves = mlp_leaves(300, 24, 16, 8, 4, torch.float32)
     routes = Routes.sort(unlike(300, 16, 4, "random"), 16)
-    y = expert_mlp(x, up, down, routes, gates, backend="cpu")
+    y = expert_mlp(x, up, down, routes, gates, backend=backend)
     first = torch.autograd.grad(y, leaves, y, retain_graph=True)
     second = torch.autograd.grad(y, leaves, y)
-    again = expert_mlp(x, up, down, routes, gates, backend="cpu")
+    again = expert_mlp(x, up, down, routes, gates, backend=backend)
     assert torch.equal(y, again)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     with torch.no_grad():
-        assert torch.equal(y, expert_mlp(x, up, down, routes, gates, backend="cpu"))
+        assert torch.equal(y, expert_mlp(x, up, down, routes, gates, backend=backend))
     with torch.inference_mode():
-        assert torch.equal(y, expert_mlp(x, up, down, routes, gates, backend="cpu"))
+        assert torch.equal(y, expert_mlp(x, up, down, routes, gates, backend=backend))
 
 
-def test_hidden_values_are_kept_only_for_a_backward() -> None:
+def operations_of(backend: ExpertBackend) -> Ops:
+    """The custom ops of a backend."""
+    return {"cpu": cpu.ops, "native": native.ops, "grouped": grouped.ops}[backend]
+
+
+def test_hidden_values_are_kept_only_for_a_backward(backend: ExpertBackend) -> None:
     x, up, down, gates = mlp_leaves(7, 5, 4, 3, 2, torch.float32)
     routes = Routes.sort(unlike(7, 4, 2, "random"), 4)
-    _, kept = cpu._mlp(x, up, down, routes.order, routes.offsets, gates, True)
-    _, dropped = cpu._mlp(x, up, down, routes.order, routes.offsets, gates, False)
+    _, kept = operations_of(backend).mlp(x, up, down, routes.order, routes.offsets, gates, True)
+    _, dropped = operations_of(backend).mlp(x, up, down, routes.order, routes.offsets, gates, False)
     assert kept.shape == (14, 3)
     assert not kept.requires_grad
     assert dropped.numel() == 0
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("backend", [*WAYS, "reference"], indirect=True)
 def test_autocast_is_that_of_a_linear_layer(backend: ExpertBackend) -> None:
     x, up, down, gates = leaves = mlp_leaves(7, 5, 4, 3, 2, torch.float32)
     routes = Routes.sort(unlike(7, 4, 2, "random"), 4)
@@ -212,38 +215,41 @@ def test_autocast_is_that_of_a_linear_layer(backend: ExpertBackend) -> None:
     assert y.dtype == torch.bfloat16
     assert torch.equal(y, expected)
     assert [gradient.dtype for gradient in gradients] == [torch.float32] * 4
-    if backend == "cpu":  # the reference's products in backward are autograd's own, and follow autocast
+    if backend != "reference":  # the reference's products in backward are autograd's own, and follow autocast
         outside = torch.autograd.grad(expected, [a, b, c, gates], torch.ones_like(y))
         assert all(torch.equal(inner, outer.float()) for inner, outer in zip(gradients, outside, strict=True))
 
 
-def test_operators_are_what_torch_asks_of_them() -> None:
+@pytest.mark.parametrize("backend", ["cpu", "native", "grouped"], indirect=True)
+def test_operators_are_what_torch_asks_of_them(backend: ExpertBackend) -> None:
+    ops = operations_of(backend)
     x, up, down, gates = mlp_leaves(7, 5, 4, 3, 2, torch.float32)
     routes = Routes.sort(unlike(7, 4, 2, "sentinel"), 4)
     order, offsets = routes.order, routes.offsets
-    torch.library.opcheck(cpu._mlp, (x, up, down, order, offsets, gates, True))
-    torch.library.opcheck(cpu._mlp, (*mlp_leaves(7, 5, 4, 3, 2, torch.bfloat16)[:3], order, offsets, gates, True))
-    torch.library.opcheck(cpu._linear, (x, up, order, offsets, gates, 14))
-    torch.library.opcheck(cpu._linear, (x, up, order, offsets, None, 7))
+    torch.library.opcheck(ops.mlp, (x, up, down, order, offsets, gates, True))
+    torch.library.opcheck(ops.mlp, (*mlp_leaves(7, 5, 4, 3, 2, torch.bfloat16)[:3], order, offsets, gates, True))
+    torch.library.opcheck(ops.linear, (x, up, order, offsets, gates, 14))
+    torch.library.opcheck(ops.linear, (x, up, order, offsets, None, 7))
     hidden = torch.rand(14, 3)
     frozen = [tensor.detach() for tensor in (x, x, up, down, order, offsets, gates, hidden)]
-    torch.library.opcheck(cpu._mlp_backward, (*frozen, [True] * 4))
-    torch.library.opcheck(cpu._mlp_backward, (*frozen, [True, False, True, False]))
+    torch.library.opcheck(ops.mlp_backward, (*frozen, [True] * 4))
+    torch.library.opcheck(ops.mlp_backward, (*frozen, [True, False, True, False]))
     frozen = [tensor.detach() for tensor in (torch.rand(14, 3), x, up, order, offsets, gates)]
-    torch.library.opcheck(cpu._linear_backward, (*frozen, [True, False, True]))
+    torch.library.opcheck(ops.linear_backward, (*frozen, [True, False, True]))
 
 
-def test_compiled_without_graph_breaks() -> None:
+@pytest.mark.parametrize("backend", ["cpu", "native", "grouped"], indirect=True)
+def test_compiled_without_graph_breaks(backend: ExpertBackend) -> None:
     def layer(x: Tensor, up: Tensor, down: Tensor, scores: Tensor) -> Tensor:
         gates, expert = scores.topk(2)
         routes = Routes.sort(expert, 4)
-        values = expert_linear(x, up, routes, gates.flatten(), 2 * x.shape[0])
-        return expert_mlp(x, up, down, routes, gates.sigmoid().flatten()).sum() + values.cos().sum()
+        values = expert_linear(x, up, routes, gates.flatten(), 2 * x.shape[0], backend=backend)
+        return expert_mlp(x, up, down, routes, gates.sigmoid().flatten(), backend=backend).sum() + values.cos().sum()
 
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     for tokens in (7, 5, 6):
-        scores = torch.randn(tokens, 4, dtype=torch.float64, requires_grad=True)
-        leaves = [*mlp_leaves(tokens, 5, 4, 3, 2, torch.float64)[:3], scores]
+        scores = torch.randn(tokens, 4, dtype=exact(backend), requires_grad=True)
+        leaves = [*mlp_leaves(tokens, 5, 4, 3, 2, exact(backend))[:3], scores]
         ours, theirs = compiled(*leaves), layer(*leaves)
         torch.testing.assert_close(ours, theirs)
         torch.testing.assert_close(torch.autograd.grad(ours, leaves), torch.autograd.grad(theirs, leaves))
@@ -263,16 +269,19 @@ def peak_bytes(run: Callable[[], object]) -> int:
     return 1024 * (int(status["VmHWM"].split()[0]) - before)
 
 
-def test_nothing_of_size_routes_times_hidden_size_is_stored() -> None:
+@pytest.mark.parametrize("backend", ["cpu", "native, three shares", "grouped"], indirect=True)
+def test_nothing_of_size_routes_times_hidden_size_is_stored(backend: ExpertBackend) -> None:
     x, up, down, gates = mlp_leaves(2, 5, 4, 3, 2, torch.float32)
-    expert_mlp(x, up, down, Routes.sort(unlike(2, 4, 2, "random"), 4), gates)  # torch loads much at the first call
+    expert_mlp(
+        x, up, down, Routes.sort(unlike(2, 4, 2, "random"), 4), gates, backend=backend
+    )  # torch loads much at the first call
     N, D, E, S, K = 2048, 1024, 16, 4, 16
     x, up, down, gates = mlp_leaves(N, D, E, S, K, torch.float32)
     routes = Routes.sort(unlike(N, E, K, "random"), E)
     routes_by_hidden_size = 4 * N * K * D
 
-    def train(backend: ExpertBackend) -> None:
-        expert_mlp(x, up, down, routes, gates, backend=backend).sum().backward()
+    def train(which: ExpertBackend) -> None:
+        expert_mlp(x, up, down, routes, gates, backend=which).sum().backward()
 
     assert peak_bytes(lambda: train("reference")) > routes_by_hidden_size  # the measure sees what it should see
-    assert peak_bytes(lambda: train("cpu")) < routes_by_hidden_size / 2
+    assert peak_bytes(lambda: train(backend)) < routes_by_hidden_size / 2

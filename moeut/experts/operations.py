@@ -1,0 +1,141 @@
+"""How do four plain functions of a backend become the two expert operations?
+
+A backend computes with tensors and knows nothing of autograd. Here its functions become custom ops: they have
+gradients, a compiled graph holds them as they are (so how many rows an expert has, known only at run time, stays out of
+it), and they say what shapes they return without computing anything.
+
+Gradients of gradients are not offered; `moeut.experts.reference` has them.
+
+Letters: R routes, N input rows, M output rows, E experts, D hidden size, S expert size, I input features, O output
+features.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.library import CustomOpDef  # pyright: ignore[reportPrivateImportUsage]
+
+from moeut.experts.reference import accumulation_dtype
+from moeut.experts.routes import Routes
+
+
+class Kernels(NamedTuple):
+    """What a backend computes. order [R] and offsets [E + 1] are those of `moeut.experts.routes.Routes`.
+
+    mlp: (x [N, D], up [E, D, S], down [E, S, D], order, offsets, gates [R], keep_hidden) → y [N, D] and H = relu(x up)
+    [R, S] in sorted order, in a dtype of the backend's choice; H is empty ([0, S]) unless `keep_hidden`.
+    mlp_backward: (dy, x, up, down, order, offsets, gates, H, needed) → gradients of x, up, down, gates; those not
+    `needed` (four truth values) are empty.
+    linear: (x [N, I], weight [E, I, O], order, offsets, gates or None, M) → y [M, O].
+    linear_backward: (dy, x, weight, order, offsets, gates or None, needed) → gradients of x, weight, gates, likewise.
+
+    Every result is contiguous and shares no memory with an argument. Arguments may have any strides.
+    """
+
+    mlp: Callable[..., tuple[Tensor, Tensor]]
+    mlp_backward: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
+    linear: Callable[..., Tensor]
+    linear_backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
+
+
+class Ops(NamedTuple):
+    """The same functions as custom ops."""
+
+    mlp: CustomOpDef
+    mlp_backward: CustomOpDef
+    linear: CustomOpDef
+    linear_backward: CustomOpDef
+
+
+class Operations(NamedTuple):
+    """`moeut.experts.expert_mlp` and `expert_linear` of one backend, and the custom ops that they are made of."""
+
+    expert_mlp: Callable[[Tensor, Tensor, Tensor, Routes, Tensor], Tensor]
+    expert_linear: Callable[[Tensor, Tensor, Routes, Tensor | None, int], Tensor]
+    ops: Ops
+
+
+def operations(
+    backend: str, kernels: Kernels, hidden_dtype: Callable[[torch.dtype], torch.dtype] = accumulation_dtype
+) -> Operations:
+    """The operations of a backend; `backend` becomes part of the names of its custom ops.
+
+    hidden_dtype: the dtype of H for a dtype of x.
+    """
+
+    def mlp_shapes(
+        x: Tensor, up: Tensor, down: Tensor, order: Tensor, offsets: Tensor, gates: Tensor, keep_hidden: bool
+    ) -> tuple[Tensor, Tensor]:
+        hidden = x.new_empty((order.shape[0] if keep_hidden else 0, up.shape[2]), dtype=hidden_dtype(x.dtype))
+        return x.new_empty(x.shape), hidden
+
+    ops = Ops(
+        *(
+            torch.library.custom_op(f"moeut::expert_{kind}_{backend}", mutates_args=())(kernel)
+            for kind, kernel in kernels._asdict().items()
+        )
+    )
+    for op, shapes in zip(
+        ops, (mlp_shapes, _mlp_backward_shapes, _linear_shapes, _linear_backward_shapes), strict=True
+    ):
+        op.register_fake(shapes)
+
+    def differentiate_mlp(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        needed = [ctx.needs_input_grad[i] for i in (0, 1, 2, 5)]
+        gradients = ops.mlp_backward(dy, *ctx.saved_tensors, needed)
+        dx, dup, ddown, dgates = (gradient if need else None for gradient, need in zip(gradients, needed, strict=True))
+        return dx, dup, ddown, None, None, dgates, None
+
+    def differentiate_linear(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        needed = [ctx.needs_input_grad[i] for i in (0, 1, 4)]
+        gradients = ops.linear_backward(dy, *ctx.saved_tensors, needed)
+        dx, dweight, dgates = (gradient if need else None for gradient, need in zip(gradients, needed, strict=True))
+        return dx, dweight, None, None, dgates, None
+
+    ops.mlp.register_autograd(differentiate_mlp, setup_context=_save_mlp)
+    ops.linear.register_autograd(differentiate_linear, setup_context=_save_linear)
+
+    def expert_mlp(x: Tensor, up: Tensor, down: Tensor, routes: Routes, gates: Tensor) -> Tensor:
+        differentiable = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, up, down, gates))
+        return ops.mlp(x, up, down, routes.order, routes.offsets, gates, differentiable)[0]
+
+    def expert_linear(x: Tensor, weight: Tensor, routes: Routes, gates: Tensor | None, num_outputs: int) -> Tensor:
+        return ops.linear(x, weight, routes.order, routes.offsets, gates, num_outputs)
+
+    return Operations(expert_mlp, expert_linear, ops)
+
+
+def _save_mlp(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, up, down, order, offsets, gates, _ = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(x, up, down, order, offsets, gates, output[1])
+
+
+def _save_linear(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:5])
+
+
+def _mlp_backward_shapes(
+    dy: Tensor, x: Tensor, up: Tensor, down: Tensor, order: Tensor, offsets: Tensor, gates: Tensor, hidden: Tensor,
+    needed: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    return _like(x, needed[0]), _like(up, needed[1]), _like(down, needed[2]), _like(gates, needed[3])
+
+
+def _linear_shapes(
+    x: Tensor, weight: Tensor, order: Tensor, offsets: Tensor, gates: Tensor | None, num_outputs: int
+) -> Tensor:
+    return x.new_empty((num_outputs, weight.shape[2]))
+
+
+def _linear_backward_shapes(
+    dy: Tensor, x: Tensor, weight: Tensor, order: Tensor, offsets: Tensor, gates: Tensor | None, needed: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    dgates = x.new_empty(0) if gates is None else _like(gates, needed[2])
+    return _like(x, needed[0]), _like(weight, needed[1]), dgates
+
+
+def _like(tensor: Tensor, need: bool) -> Tensor:
+    return tensor.new_empty(tensor.shape if need else 0)
