@@ -260,8 +260,8 @@ def peak_bytes(run: Callable[[], object]) -> int:
     """How far the memory of this process rises above where it was, as Linux counts it."""
     clear = Path("/proc/self/clear_refs")
     try:
-        clear.write_text("5")
         ctypes.CDLL(None).malloc_trim(0)  # memory freed before would be used again, and not be seen
+        clear.write_text("5")
     except (OSError, AttributeError):
         pytest.skip("peak memory is read from Linux's /proc, which cannot be reset here")
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
