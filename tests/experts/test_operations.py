@@ -272,7 +272,10 @@ def peak_bytes(run: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize("backend", ["cpu", "native, three shares", "grouped"], indirect=True)
-def test_nothing_of_size_routes_times_hidden_size_is_stored(backend: ExpertBackend) -> None:
+def test_nothing_of_size_routes_times_hidden_size_is_stored(
+    backend: ExpertBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grouped, "_WORKSPACE_BYTES", 2**20)  # several of them live at a time
     x, up, down, gates = mlp_leaves(2, 5, 4, 3, 2, torch.float32)
     expert_mlp(
         x, up, down, Routes.sort(unlike(2, 4, 2, "random"), 4), gates, backend=backend
