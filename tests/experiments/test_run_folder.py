@@ -23,7 +23,9 @@ def config(tmp_path: Path) -> RunConfig:
 
 def test_what_was_auto_is_found_once_and_kept(config: RunConfig, tmp_path: Path):
     asked = replace(config, training=replace(config.training, micro_batch_size="auto", precision="auto"))
-    with_two = replace(config, training=replace(config.training, micro_batch_size=2))
+    with_two = replace(
+        config, model=replace(config.model, expert_backend="cpu"), training=replace(config.training, micro_batch_size=2)
+    )
     with claimed(tmp_path / "run", asked, "auto", lambda given: with_two) as found:
         assert found == with_two
     assert validate(RunConfig, read_yaml(tmp_path / "run" / "config.yaml")) == with_two
