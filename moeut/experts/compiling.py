@@ -23,7 +23,7 @@ _FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-trapping-math", "-fopenmp"
 def library_path(source: Path) -> Path:
     """Where the library made of this source, and the headers beside it, is kept for this processor.
 
-    In $XDG_CACHE_HOME/moeut or ~/.cache/moeut. It is another file when the source, a header or the processor is another.
+    In $XDG_CACHE_HOME/moeut or ~/.cache/moeut. It is another file when any of these is another.
     """
     folder = Path(os.environ["XDG_CACHE_HOME"]) if "XDG_CACHE_HOME" in os.environ else Path.home() / ".cache"
     return folder / "moeut" / f"{source.stem}-{_fingerprint(source)}.so"
