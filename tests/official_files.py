@@ -1,7 +1,8 @@
-"""Checkpoints as the official trainer writes them, made here of the official numbers in tests/assets/parity."""
+"""What official numbers say of their models, and checkpoints as the official trainer writes them, made of those."""
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,6 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+
+from moeut.model.attention_experts import AttentionExpertsConfig
+from moeut.model.language_model import ModelConfig
+from moeut.model.rope import num_rotated_channels
 
 ASSETS = Path(__file__).parent / "assets" / "parity"
 DICT_CLASS = "framework.data_structures.dotdict"
@@ -58,3 +63,25 @@ def write_checkpoint(file: Path, content: dict[str, Any]) -> Path:
         patch.setattr(sys.modules[DICT_CLASS], "DotDict", dot_dict, raising=False)
         torch.save({**content, "state": dot_dict(content["state"])}, file)
     return file
+
+
+def entries(config: pytest.Config, key: str) -> list[tuple[str, dict[str, Any]]]:
+    """Name and description of every case that has a `key`, here and among the numbers elsewhere, if they are there."""
+    folders = dict.fromkeys([ASSETS, Path(str(config.getoption("--parity")))])
+    return [
+        (f"{folder.name}-{name}", entry)
+        for folder in folders
+        if (folder / "manifest.json").is_file()
+        for name, entry in json.loads((folder / "manifest.json").read_text())["cases"].items()
+        if entry.get(key)
+    ]
+
+
+def as_rotated(config: ModelConfig, like: ModelConfig) -> ModelConfig:
+    """The same with the share of rotated channels written as in another, if it means as many."""
+    attention, other = config.attention, like.attention
+    if isinstance(attention, AttentionExpertsConfig) or isinstance(other, AttentionExpertsConfig):
+        return config
+    counts = [num_rotated_channels(one.head_dim, one.partial_rotary_factor) for one in (attention, other)]
+    assert counts[0] == counts[1]
+    return replace(config, attention=replace(attention, partial_rotary_factor=other.partial_rotary_factor))

@@ -7,27 +7,26 @@ from typing import Any
 
 import pytest
 from official_cases import model_config
-from official_files import ASSETS, arguments
+from official_files import arguments, as_rotated, entries
 
 from moeut.hf.official_arguments import described_model
 from moeut.model.attention import DenseAttentionConfig
-from moeut.model.attention_experts import AttentionExpertsConfig
 from moeut.model.cost import cost
 from moeut.model.language_model import ModelConfig
-from moeut.model.rope import num_rotated_channels
 from moeut.model.sigma_moe import SigmaMoEConfig
 from moeut.model.switchhead import SwitchHeadConfig
 from moeut.presets import preset
 
-MOEUT_44M = arguments(
-    "-task c4_transformer -state_size 412 -transformer.encoder_n_layers 16 -transformer.n_heads 4 -dropout 0.0 "
-    "-moe.drop_expert 0.0 -transformer.variant preln_moe_universal -moe.n_experts 155 -moe.expert_size 128 "
-    "-pkm.n_heads 12 -transformer.p_drop_layer 0.0 -moe.selection_mode sigmoid -moe.perplexity_reg_mode layers_time "
-    "-moe.perplexity_reg 0.01 -moe.att.perplexity_reg 0.001 -moe.att.selection_dropout 0.0 -moe.att.enable 1 "
-    "-moe.att.n_experts 8 -moe.att.selection_mode sigmoid -moe.att.k 2 -moe.att.expert_dropout 0.0 "
-    "-transformer.head_projection_size 82 -transformer.universal.group_size 2 -moe.att.q_expert 0 "
-    "-moe.att.k_expert 0 -moe.att.v_expert 1 -moe.att.o_expert 1 -lm.trafo.context_blocks 0 -moe.nonorm 1".split()
-)
+MOEUT_44M = {
+    "task": "c4_transformer", "state_size": 412, "transformer.encoder_n_layers": 16, "transformer.n_heads": 4,
+    "dropout": 0.0, "moe.drop_expert": 0.0, "transformer.variant": "preln_moe_universal", "moe.n_experts": 155,
+    "moe.expert_size": 128, "pkm.n_heads": 12, "transformer.p_drop_layer": 0.0, "moe.selection_mode": "sigmoid",
+    "moe.perplexity_reg_mode": "layers_time", "moe.perplexity_reg": 0.01, "moe.att.perplexity_reg": "0.001",
+    "moe.att.selection_dropout": 0.0, "moe.att.enable": 1, "moe.att.n_experts": 8, "moe.att.k": 2,
+    "moe.att.selection_mode": "sigmoid", "moe.att.expert_dropout": "0.0", "transformer.head_projection_size": "82",
+    "transformer.universal.group_size": 2, "moe.att.q_expert": 0, "moe.att.k_expert": 0, "moe.att.v_expert": 1,
+    "moe.att.o_expert": 1, "lm.trafo.context_blocks": 0, "moe.nonorm": 1,
+}  # fmt: skip
 SIGMA_MOE_44M = MOEUT_44M | {
     "moe.n_experts": 17, "moe.att.n_experts": 1, "moe.att.k": 1, "transformer.universal.group_size": 16,
 }  # fmt: skip
@@ -43,30 +42,11 @@ SUT_244M = {
 }  # fmt: skip
 
 
-def as_rotated(config: ModelConfig, like: ModelConfig) -> ModelConfig:
-    """The same with the share of rotated channels written as in another, if it means as many."""
-    attention, other = config.attention, like.attention
-    if isinstance(attention, AttentionExpertsConfig) or isinstance(other, AttentionExpertsConfig):
-        return config
-    counts = [num_rotated_channels(one.head_dim, one.partial_rotary_factor) for one in (attention, other)]
-    assert counts[0] == counts[1]
-    return replace(config, attention=replace(attention, partial_rotary_factor=other.partial_rotary_factor))
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "entry" not in metafunc.fixturenames:
-        return
-    folders = dict.fromkeys([ASSETS, Path(str(metafunc.config.getoption("--parity")))])
-    manifests = {folder: folder / "manifest.json" for folder in folders if (folder / "manifest.json").is_file()}
-    metafunc.parametrize(
-        "entry",
-        [
-            pytest.param(entry, id=f"{folder.name}-{name}")
-            for folder, manifest in manifests.items()
-            for name, entry in json.loads(manifest.read_text())["cases"].items()
-            if entry.get("argv")
-        ],
-    )
+    if "entry" in metafunc.fixturenames:
+        metafunc.parametrize(
+            "entry", [pytest.param(entry, id=name) for name, entry in entries(metafunc.config, "argv")]
+        )
 
 
 def typed(value: str) -> Any:

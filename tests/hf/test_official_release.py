@@ -1,14 +1,12 @@
 """Is a call of the clean release's constructor the same model here, and is what it cannot build refused?"""
 
-import json
+import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from official_cases import model_config
-from official_files import ASSETS
-from test_official_arguments import as_rotated
+from official_files import as_rotated, entries
 from test_variants import DENSE, MOEUT, SUT
 
 from moeut.hf.official_release import release_arguments, release_config
@@ -29,19 +27,10 @@ GATED = release_config(7, 24, 6, 2, ff_n_experts=5, att_n_experts=1, d_head=8, f
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "entry" not in metafunc.fixturenames:
-        return
-    folders = dict.fromkeys([ASSETS, Path(str(metafunc.config.getoption("--parity")))])
-    manifests = {folder: folder / "manifest.json" for folder in folders if (folder / "manifest.json").is_file()}
-    metafunc.parametrize(
-        "entry",
-        [
-            pytest.param(entry, id=f"{folder.name}-{name}")
-            for folder, manifest in manifests.items()
-            for name, entry in json.loads(manifest.read_text())["cases"].items()
-            if entry.get("config")
-        ],
-    )
+    if "entry" in metafunc.fixturenames:
+        metafunc.parametrize(
+            "entry", [pytest.param(entry, id=name) for name, entry in entries(metafunc.config, "config")]
+        )
 
 
 def test_every_official_case_is_the_model_that_it_was(entry: dict[str, Any]):
@@ -63,7 +52,7 @@ def test_defaults_and_the_order_of_arguments():
     assert (SMALL.vocab_size, SMALL.hidden_size, SMALL.num_hidden_layers, SMALL.group_size) == (7, 24, 6, 2)
     assert GATED.attention == DenseAttentionConfig(num_attention_heads=2, head_dim=8, output_gate=True)
     assert release_config(7, 24, 6, 2, 155, 1).feed_forward == SigmaMoEConfig(num_experts=155, num_experts_per_tok=8)
-    with pytest.raises(ValueError, match="5 layers .* cannot be made of whole groups of 2"):
+    with pytest.raises(ValueError, match=r"5 layers .* cannot be made of whole groups of 2"):
         release_config(7, 24, 5, 2, 16, 3)
 
 
@@ -122,14 +111,12 @@ def with_feed_forward(**changes: Any) -> ModelConfig:
     ],
 )
 def test_what_the_release_cannot_be(config: ModelConfig, line: str):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=rf"^{re.escape(line)}.*$"):
         release_arguments(config)
-    assert str(error.value).startswith(line)
-    assert len(str(error.value).splitlines()) == 1
 
 
 def test_all_that_it_cannot_be_is_told():
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=r"^norm: 'post'") as error:
         release_arguments(SUT)
     assert [line.partition(":")[0] for line in str(error.value).splitlines()] == [
         "norm", "final_norm", "attention.kind", "feed_forward.kind",
