@@ -57,7 +57,7 @@ def fetch_official(
 def find_checkpoint(name: str, files: Sequence[str]) -> str:
     """The one checkpoint that a name means among a repository's files. Raises ValueError as `fetch_official` does."""
     titles = {file: _plain(PurePosixPath(file).stem) for file in files if file.endswith(CHECKPOINTS)}
-    wanted = _plain(name)
+    wanted = _plain(PurePosixPath(name).stem if name.endswith(CHECKPOINTS) else name)
     matches = [file for file, title in titles.items() if title == wanted]
     matches = matches or [file for file, title in titles.items() if wanted and wanted in title]
     if len(matches) != 1:
