@@ -8,10 +8,9 @@ only how it goes on learning, it is noted.
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from moeut.model.language_model import ModelConfig
@@ -274,13 +273,12 @@ def _notes(arguments: Mapping[str, Any], given: TrainingArguments) -> Iterator[s
     for name in _ONLY_TRAINING:
         if not _off(arguments.get(name)):
             yield f"{name} {arguments[name]} has no full counterpart; the model is the same, training on would differ"
-    for coefficient, mode in (
-        (given.balance, given.balance_mode),
-        (given.attention_balance, given.attention_balance_mode or given.balance_mode),
-    ):
+    attention_mode = given.attention_balance_mode or given.balance_mode
+    used = {given.balance_mode: given.balance, attention_mode: given.attention_balance or given.balance}
+    for mode, coefficient in used.items():
         if coefficient and mode not in _SCOPES:
             yield f"the balance term {mode!r} has no counterpart; its weight is 0 here"
-    known = {field.default.alias or field.name for field in fields(TrainingArguments)}
+    known = TypeAdapter(TrainingArguments).json_schema()["properties"]
     for name, value in arguments.items():
         if name.startswith(_OF_A_MODEL) and name not in {*known, *_ONLY_TRAINING, *_NO_EFFECT} and not _off(value):
             yield f"{name} {value} is unknown to the published training code, and passed over here as there"

@@ -88,11 +88,9 @@ def _unpickled(file: Path) -> Any:
     except UnpicklingError as error:
         program = re.search(r"GLOBAL (\S+) (?:was not|whose module)", str(error))
         if program:
-            raise ValueError(
-                f"{file}: refused: reading it would call {program[1]}, which is no part of weights"
-            ) from None
+            raise ValueError(f"{file}: refused, because it would call {program[1]} when read") from None
         raise ValueError(f"{file}: damaged, or no checkpoint") from None
-    except OSError:
+    except PermissionError:
         raise
     except Exception as error:  # damaged files make it raise nearly anything
         reason = str(error).strip().split("\n")[0][:200]

@@ -1,4 +1,4 @@
-"""Do official files become model folders that compute and read as they did, and back, and is nothing ever half there?"""
+"""Do official files become model folders that compute and read as they did, and back, and is none ever half there?"""
 
 import io
 import json
@@ -19,8 +19,8 @@ import moeut.hf.conversion as conversion
 from moeut.data.tokenizer import encode, load_tokenizer, train_tokenizer
 from moeut.hf.conversion import convert, export_official, report
 from moeut.hf.official import from_official, to_official
-from moeut.hf.official_repository import OfficialFiles
 from moeut.hf.official_release import release_config
+from moeut.hf.official_repository import OfficialFiles
 from moeut.model.folder import load_model, save_model
 from moeut.model.language_model import LanguageModel
 

@@ -7,6 +7,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import pytest
@@ -113,7 +114,7 @@ def test_a_file_that_is_a_program_is_refused_and_runs_nothing(
         content[place] = order
     file = tmp_path / "hostile.ckpt"
     write(content, file)
-    with pytest.raises(ValueError, match=rf"^{re.escape(str(file))}: refused, because reading it would call \S+, no "):
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(file))}: refused, because it would call \S+ when read$"):
         load_official(file)
     assert not trap.exists()
     if write is as_bare_pickle:
@@ -125,18 +126,18 @@ def test_a_file_that_is_a_program_is_refused_and_runs_nothing(
 def test_no_builtin_function_is_called(tmp_path: Path, call: Callable[..., Any]):
     file = tmp_path / "hostile.ckpt"
     torch.save({"model": Hostile(call, "print")}, file)
-    with pytest.raises(ValueError, match=rf"refused, because reading it would call (\w+\.)?{call.__name__}, no part"):
+    with pytest.raises(ValueError, match=rf"refused, because it would call (\w+\.)?{call.__name__} when read$"):
         load_official(file)
 
 
-def test_the_let_in_name_makes_nothing_but_a_dict(tmp_path: Path):
-    """Whatever bears the name of the trainer's dict class."""
+def test_the_trainers_dict_class_is_let_in_while_a_file_is_read(tmp_path: Path):
     file = write_checkpoint(tmp_path / "model.ckpt", checkpoint())
     with zipfile.ZipFile(file) as content:
         [name] = [name for name in content.namelist() if name.endswith("data.pkl")]
         assert b"framework.data_structures.dotdict" in content.read(name)
     assert read_checkpoint(file).arguments is not None
-    assert torch.serialization.get_safe_globals() == []
+    with pytest.raises(UnpicklingError, match="framework"):
+        torch.load(file, weights_only=True)
 
 
 def spoilt(tmp_path: Path, kind: str) -> Path:
@@ -226,9 +227,9 @@ def test_another_architecture(tmp_path: Path, suffix: str):
     file = tmp_path / f"gpt2.{suffix}"
     other = {name: tensor.clone() for name, tensor in gpt2().items()}
     (save_file if suffix == "safetensors" else torch.save)(other, file)
-    listed = ", ".join(map(re.escape, gpt2()))
-    with pytest.raises(ValueError, match=rf"not weights of a MoEUT or of one of its rivals: {listed}$"):
+    with pytest.raises(ValueError, match=r"not weights of a MoEUT or of one of its rivals: ") as error:
         load_official(file)
+    assert {*str(error.value).rpartition(": ")[2].split(", ")} == gpt2().keys()
 
 
 def test_a_text_that_is_called_safetensors(tmp_path: Path):
@@ -251,8 +252,9 @@ def test_every_tensor_that_does_not_fit_is_listed(tmp_path: Path):
         load_official(file)
     assert str(error.value) == (
         f"{file}: the weights do not fit the model: stack.layers.1.feed_forward.up_experts is missing; "
+        "norm.bias holds torch.int64, which are no weights; "
         "stack.layers.0.feed_forward.router.weight has shape (5, 24) instead of (6, 24); "
-        "norm.bias holds torch.int64, which are no weights; stack.layers.2.feed_forward.down_experts is not part of it"
+        "stack.layers.2.feed_forward.down_experts is not part of it"
     )
 
 
