@@ -1,19 +1,28 @@
 """What one can type after `moeut convert`: a whole path each way, and every mistake is a line and exit code 2."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from hub_server import Hub, serving
 from official_files import case, checkpoint, weights, write_checkpoint
 from test_conversion import RELEASE, words
+from torch.testing import assert_close
 
 from moeut.cli import main
+from moeut.data.sentencepiece_model import from_sentencepiece
+from moeut.data.tokenizer import encode, load_tokenizer
 from moeut.hf.official_release import release_config
+from moeut.hf.official_repository import REPOSITORY
 from moeut.model.folder import load_model, save_model
 from moeut.model.language_model import LanguageModel
-from moeut.trees import to_tree, write_yaml
+from moeut.trees import to_tree
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -63,7 +72,7 @@ def test_facts_for_machines(moeut: Run, tmp_path: Path):
 
 def test_a_state_dict_and_back(moeut: Run, tmp_path: Path):
     """The model is said by a YAML file, or by any other name that a model has, with settings changed."""
-    write_yaml(tmp_path / "mine.yaml", {"model": to_tree(RELEASE)})  # pyright: ignore[reportArgumentType]
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"model": to_tree(RELEASE)}))
     code, _, err = moeut("convert", "weights.pt", "first", "--config", "mine.yaml")
     assert code == 0, err
     code, _, err = moeut("convert", "weights.pt", "second", "--config", "first", "--model.hidden_dropout", "0.5")
@@ -104,3 +113,31 @@ def test_mistakes(moeut: Run, tmp_path: Path):
         assert len(err.splitlines()) == 1
         assert not (tmp_path / "out").exists()
         assert not (tmp_path / "x.pt").exists()
+
+
+def test_a_published_checkpoint_by_its_name(tmp_path: Path):
+    """In a process of its own, which is told of another Hub as all are that use `huggingface_hub`: by HF_ENDPOINT."""
+    model = write_checkpoint(tmp_path / "model.ckpt", checkpoint())
+    files = {
+        "checkpoints/C4_tiny.ckpt": model.read_bytes(),
+        "cache/C4/C4-en-61/tokenizer.model.model": words(),
+        "README.md": b"checkpoints",
+    }
+    script = (
+        "from moeut.cli import main\n"
+        "assert main(['convert', 'official:c4-44m', 'out']) == 2\n"
+        "assert main(['convert', 'official:c4-tiny', 'out', '--quiet']) == 0\n"
+    )
+    with serving(Hub(files, dataset=REPOSITORY, kind="models")) as hub:
+        environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home")}
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == ["moeut: official:c4-44m: no checkpoint of that name; there are: C4_tiny"]
+    first, *_, last = done.stdout.splitlines()
+    assert first.startswith("out: 17,917 parameters in float32, from ")
+    assert last.endswith("tokenizer.model.model")
+    folder = tmp_path / "out"
+    assert encode(load_tokenizer(folder), ["the cat"]) == encode(from_sentencepiece(words()), ["the cat"])
+    logits = load_model(folder).eval()(case("train_moeut_periln_aabb")[1]["input_ids"]).logits
+    assert_close(logits, case("train_moeut_periln_aabb")[1]["ref/eval/logits"].float(), rtol=0, atol=1e-5)
