@@ -155,8 +155,8 @@ def _in_layer(name: str, tensor: Tensor, release: Mapping[str, str]) -> dict[str
         return {f"{_NORMS[owner]}.{leaf}": tensor}
     if name in _FEED_FORWARD:
         return {f"feed_forward.{_FEED_FORWARD[name]}": tensor}
-    if name == "self_attn.data_to_kv.weight":
-        key, value = tensor.chunk(2)
+    if name == "self_attn.data_to_kv.weight" and tensor.dim() > 0:
+        key, value = tensor.tensor_split(2)
         return {"attention.k_proj.weight": key, "attention.v_proj.weight": value}
     ours = _ATTENTION.get(name) or release.get(name)
     return {} if ours is None else {f"attention.{ours}": tensor}

@@ -82,9 +82,15 @@ def read_checkpoint(file: Path) -> Checkpoint:
 def _unpickled(file: Path) -> Any:
     """What `torch.save` wrote, if it is made of tensors and builtins."""
     try:
+        zipped = zipfile.is_zipfile(file)
+        if zipped:
+            with zipfile.ZipFile(file) as records:
+                changed = records.testzip()  # which torch.load does not ask, so that flipped bits would become weights
+            if changed:
+                raise ValueError(f"{changed} is not what was written")
         with torch.serialization.safe_globals(SAFE):
-            # Memory-mapped, so that an optimizer's state, twice as large as the model, is not read.
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+            # Memory-mapped, so that an optimizer's state, twice as large as the model, is not copied.
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
     except UnpicklingError as error:
         program = re.search(r"GLOBAL (\S+) (?:was not|whose module)", str(error))
         if program:

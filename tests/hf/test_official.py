@@ -96,3 +96,8 @@ def test_what_the_release_has_no_name_for():
     names = ["stack.layers.0.feed_forward.up.bias", "stack.halting_gates.0.gate_proj.weight", "norm.scale"]
     with pytest.raises(ValueError, match=f"no such weights: {', '.join(map(re.escape, names))}$"):
         to_official({"embedding.weight": torch.zeros(1), **dict.fromkeys(names, torch.zeros(1))})
+
+
+def test_fused_keys_and_values_of_no_shape_are_unknown():
+    with pytest.raises(ValueError, match=r"rivals: unique_layers\.0\.self_attn\.data_to_kv\.weight$"):
+        from_official({"unique_layers.0.self_attn.data_to_kv.weight": torch.tensor(1.0)})

@@ -208,6 +208,17 @@ def test_any_cut_is_noticed(tmp_path: Path):
             load_official(file)
 
 
+def test_a_flipped_bit_is_noticed(tmp_path: Path):
+    file = write_checkpoint(tmp_path / "model.ckpt", checkpoint())
+    content = bytearray(file.read_bytes())
+    some_weights = checkpoint()["model"]["unique_layers.1.pkm.keys"].numpy().tobytes()
+    place = content.index(some_weights) + 101
+    content[place] ^= 4
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"damaged, or no checkpoint \(model/data/\d+ is not what was written\)$"):
+        load_official(file)
+
+
 def test_a_torchscript_archive_is_refused(tmp_path: Path):
     file = tmp_path / "script.pt"
     with warnings.catch_warnings():
