@@ -91,14 +91,12 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> LanguageMode
     Raises ValueError, one line, if the folder is no model folder, is damaged, of another architecture or of a
     format that this version cannot read, or if its tensors are not the model's.
     """
-    content = read_json(folder / CONFIG)
-    refuse_other_models(content, folder)
+    content = read_config(folder)
+    dtype = DTYPES.get(str(content.get("dtype")))
+    if dtype is None:
+        raise ValueError(f"{folder}: {CONFIG} is damaged: its dtype is not one of {', '.join(DTYPES)}")
     try:
-        core, dtype = content["core"], DTYPES[content["dtype"]]
-    except (KeyError, TypeError):
-        raise ValueError(f"{folder}: {CONFIG} is damaged: it has no core, or a dtype that is none") from None
-    try:
-        config = validate(ModelConfig, core)
+        config = validate(ModelConfig, content["core"])
     except ValueError as error:
         problems = "; ".join(str(error).splitlines())
         raise ValueError(f"{folder}: {CONFIG} describes no model that can be built: {problems}") from None
@@ -111,8 +109,9 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> LanguageMode
     return model
 
 
-def refuse_other_models(content: Mapping[str, object], folder: Path) -> None:
-    """Refuse what `config.json` says is no MoEUT, or one that this version cannot read. Raises ValueError, one line."""
+def read_config(folder: Path) -> dict:
+    """`config.json` of a model folder. `load_model` says when it raises ValueError."""
+    content = read_json(folder / CONFIG)
     kind = content.get("model_type")
     if kind != "moeut":
         what = "names no model_type" if kind is None else f"is that of a model of type {kind!r}"
@@ -121,6 +120,9 @@ def refuse_other_models(content: Mapping[str, object], folder: Path) -> None:
         refuse_other_formats(content.get("moeut_format", FORMAT))
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
+    if not isinstance(content.get("core"), dict):
+        raise ValueError(f"{folder}: {CONFIG} is damaged: it has no core")
+    return content
 
 
 def refuse_other_formats(number: object) -> None:
