@@ -27,9 +27,7 @@ def padded(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     longest = max(len(row["input_ids"]) for row in rows)
 
     def stack(name: str, value: int) -> Tensor:
-        return torch.stack(
-            [torch.nn.functional.pad(row[name], (0, longest - len(row[name])), value=value) for row in rows]
-        )
+        return torch.stack([pad(row[name], (0, longest - len(row[name])), value=value) for row in rows])
 
     ids = stack("input_ids", 0)
     return {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": stack("labels", -100)}
