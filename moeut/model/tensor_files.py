@@ -76,7 +76,5 @@ def _files_in(index: Path) -> list[str]:
     files = list(weight_map.values()) if isinstance(weight_map, dict) else [None]
     # Only files of this folder: an index may come from anywhere.
     if not all(isinstance(file, str) and re.fullmatch(r"[^/\\]+\.safetensors", file) for file in files):
-        isinstance(file, str) and Path(file).name == file and Path(file).suffix == ".safetensors" for file in files
-    ):
         raise ValueError(f"{index}: weight_map does not say which file of this folder holds which tensor")
     return sorted(set(files))
