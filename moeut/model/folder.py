@@ -161,7 +161,7 @@ def read_weights(model: LanguageModel, folder: Path) -> dict[str, Tensor]:
         if name in found and found[name].shape != tensor.shape
     ]
     if problems:
-        raise ValueError(f"{folder}: its tensors do not fit the model: {'; '.join(problems)}")
+        raise ValueError(f"{folder}: what is saved does not fit the model: {'; '.join(problems)}")
     return found
 
 

@@ -14,6 +14,9 @@ from moeut.hf import MoEUTForCausalLM
 from moeut.model.folder import load_model
 from moeut.model.language_model import ModelConfig
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed in v6:FutureWarning")
+"""Of names that PEFT, and older versions of transformers, still use."""
+
 NEEDS_ACCELERATE = "transformers' Trainer needs accelerate: pip install accelerate"
 
 

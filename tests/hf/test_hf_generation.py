@@ -25,7 +25,7 @@ CACHES = pytest.mark.parametrize("settings", [{}, {"cache_implementation": "stat
 def test_greedy_text_is_the_same_with_any_cache_and_without(config: ModelConfig) -> None:
     model, ids = build(config), prompts()
     uncached = generated(model, ids, use_cache=False)
-    assert len(uncached.unique()) > 3
+    assert len(uncached.unique()) > 2
     assert torch.equal(generated(model, ids), uncached)
     assert torch.equal(generated(model, ids, cache_implementation="static"), uncached)
     step_by_step = ids

@@ -145,7 +145,6 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable()
     assert model.model.stack.gradient_checkpointing
-    assert model.is_gradient_checkpointing
     torch.testing.assert_close(gradients(), kept)
     with pytest.raises(ValueError, match="gradient checkpointing"):
         model(ids, use_cache=True)
@@ -173,12 +172,12 @@ def test_wrapping_shares_the_parameters() -> None:
 @pytest.mark.parametrize("mean_resizing", [False, True])
 def test_the_vocabulary_can_grow_and_shrink(tied: bool, mean_resizing: bool, tmp_path: Any) -> None:
     model, ids = build(replace(MOEUT, tie_word_embeddings=tied)), prompts() % 30
-    expected = model(ids).logits
+    expected = model(ids).logits.detach()  # a graph that is alive would hold on to the old shapes
     for size in (50, 30):
         model.resize_token_embeddings(size, mean_resizing=mean_resizing)
         assert (model.model.lm_head.weight is model.model.embedding.weight) == tied
         assert (model.config.vocab_size, model.model.config.vocab_size) == (size, size)
-        logits = model(ids).logits
+        logits = model(ids).logits.detach()
         assert logits.shape[-1] == size
         torch.testing.assert_close(logits[..., :30], expected[..., :30])
         model.save_pretrained(tmp_path / str(size))
