@@ -52,7 +52,7 @@ class MoEUTConfig(PreTrainedConfig):
     """
 
     model_type = "moeut"
-    keys_to_ignore_at_inference = ("past_key_values", "cache")
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]  # noqa: RUF012 (Trainer adds a list to it)
     has_no_defaults_at_init = True  # older versions of transformers ask, or build one without arguments
 
     hidden_size = _from_core("hidden_size")

@@ -1,5 +1,6 @@
 """Can a model be taught more with the tools of others: transformers' Trainer, LoRA from PEFT?"""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from hf_models import DENSE, MOEUT, build, byte_model, prompts
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from moeut.hf import MoEUTForCausalLM
 from moeut.model.folder import load_model
@@ -18,6 +19,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated and will be remo
 """Of names that PEFT, and older versions of transformers, still use."""
 
 NEEDS_ACCELERATE = "transformers' Trainer needs accelerate: pip install accelerate"
+NAMES = {field.name for field in fields(TrainingArguments)}
+CHECKPOINTING = "activation_checkpointing" if "activation_checkpointing" in NAMES else "gradient_checkpointing"
 
 
 def sentences() -> list[dict[str, Tensor]]:
@@ -36,17 +39,15 @@ def padded(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": stack("labels", -100)}
 
 
-@pytest.mark.parametrize("gradient_checkpointing", [False, True])
-def test_a_trainer_teaches_saves_and_what_it_saved_loads(tmp_path: Path, gradient_checkpointing: bool) -> None:
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_trainer_teaches_saves_and_what_it_saved_loads(tmp_path: Path, checkpointing: bool) -> None:
     pytest.importorskip("accelerate", reason=NEEDS_ACCELERATE)
-    from transformers import Trainer, TrainingArguments
-
     byte_model(tmp_path / "model")
     model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     arguments = TrainingArguments(
         str(tmp_path / "out"), max_steps=12, per_device_train_batch_size=4, learning_rate=0.02, report_to="none",
         use_cpu=True, save_steps=12, eval_strategy="no", disable_tqdm=True, logging_strategy="no",
-        gradient_checkpointing=gradient_checkpointing, gradient_accumulation_steps=2,
+        gradient_accumulation_steps=2, **{CHECKPOINTING: checkpointing},
     )  # fmt: skip
     rows: Any = sentences()
     trainer = Trainer(model, arguments, data_collator=padded, train_dataset=rows, eval_dataset=rows)
