@@ -194,20 +194,9 @@ def test_mistakes_in_a_folder_are_told_by_transformers_too(tmp_path: Path) -> No
         AutoModelForCausalLM.from_pretrained(tmp_path)
 
 
-def environment(tmp_path: Path) -> dict[str, str]:
-    """Of a process that finds this package, but has not imported it, and keeps its module cache to itself."""
-    path = os.pathsep.join([str(Path(moeut.__file__).parents[1]), *sys.path])
-    return {**os.environ, "PYTHONPATH": path, "HF_HOME": str(tmp_path / "cache")}
-
-
-def run(script: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], env=environment(tmp_path), cwd=tmp_path, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
-
-
-def test_a_folder_loads_in_a_process_that_never_imported_us(tmp_path: Path) -> None:
+def test_a_folder_loads_in_a_process_that_never_imported_us_and_says_what_to_install_where_it_cannot(
+    tmp_path: Path,
+) -> None:
     model, ids = build(MOEUT), prompts()
     model.save_pretrained(tmp_path / "model")
     save_file({"ids": ids, "logits": model(ids).logits.contiguous()}, tmp_path / "expected.safetensors")
@@ -215,33 +204,33 @@ def test_a_folder_loads_in_a_process_that_never_imported_us(tmp_path: Path) -> N
 import sys
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM
+folder = sys.argv[1]
 assert "moeut" not in sys.modules
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1] + "/model", trust_remote_code=True)
-headless = AutoModel.from_pretrained(sys.argv[1] + "/model", trust_remote_code=True)
-expected = load_file(sys.argv[1] + "/expected.safetensors")
+sys.modules["moeut"] = None  # as where it is not installed
+try:
+    AutoModelForCausalLM.from_pretrained(folder + "/model", trust_remote_code=True)
+except ImportError as error:
+    assert str(error) == "this model needs the package moeut: pip install moeut", error
+else:
+    raise AssertionError("was not missed")
+del sys.modules["moeut"]
+model = AutoModelForCausalLM.from_pretrained(folder + "/model", trust_remote_code=True)
+headless = AutoModel.from_pretrained(folder + "/model", trust_remote_code=True)
+expected = load_file(folder + "/expected.safetensors")
 assert (model(expected["ids"]).logits - expected["logits"]).abs().max() < 1e-10
 states = headless(expected["ids"]).last_hidden_state
 assert (model.model.lm_head(states) - expected["logits"]).abs().max() < 1e-10
-model.save_pretrained(sys.argv[1] + "/again")
+model.save_pretrained(folder + "/again")
 """
-    ran = run(script, tmp_path)
+    path = os.pathsep.join([str(Path(moeut.__file__).parents[1]), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": path, "HF_HOME": str(tmp_path / "cache")}
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
     assert ran.returncode == 0, ran.stderr
     assert {path.name for path in (tmp_path / "again").iterdir()} == {
         path.name for path in (tmp_path / "model").iterdir()
     }
-
-
-def test_a_folder_says_what_to_install_where_we_are_not_installed(tmp_path: Path) -> None:
-    save_model(build(MOEUT).model, tmp_path / "model")
-    script = """
-import sys
-sys.modules["moeut"] = None  # as if it were not installed
-from transformers import AutoModelForCausalLM
-AutoModelForCausalLM.from_pretrained(sys.argv[1] + "/model", trust_remote_code=True)
-"""
-    ran = run(script, tmp_path)
-    assert ran.returncode == 1
-    assert ran.stderr.splitlines()[-1] == "ImportError: this model needs the package moeut: pip install moeut"
 
 
 def test_the_module_in_a_folder_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
