@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -73,7 +74,7 @@ def read_all_tensors(folder: Path) -> dict[str, Tensor]:
 
 def _files_in(index: Path) -> list[str]:
     weight_map = read_json(index).get("weight_map")
-    files = list(weight_map.values()) if isinstance(weight_map, dict) else [None]
+    files: list[Any] = list(weight_map.values()) if isinstance(weight_map, dict) else [None]
     # Only files of this folder: an index may come from anywhere.
     if not all(isinstance(file, str) and re.fullmatch(r"[^/\\]+\.safetensors", file) for file in files):
         raise ValueError(f"{index}: weight_map does not say which file of this folder holds which tensor")

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_variants import VARIANTS as TABLE
@@ -82,7 +83,7 @@ def test_a_dense_model_has_no_experts() -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("num_experts_per_tok", 3), ("router_aux_loss_coef", 0.5), ("head_dim", 8)]
 )
-def test_a_name_can_be_given_beside_core(name: str, value: float) -> None:
+def test_a_name_can_be_given_beside_core(name: str, value: Any) -> None:
     config = MoEUTConfig(core=asdict(model_config()), **{name: value})
     assert getattr(config, name) == value
     part = config.model_config.attention if name == "head_dim" else config.model_config.feed_forward

@@ -15,9 +15,6 @@ from moeut.hf import MoEUTForCausalLM
 from moeut.model.folder import load_model
 from moeut.model.language_model import ModelConfig
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed in v6:FutureWarning")
-"""Of names that PEFT, and older versions of transformers, still use."""
-
 NEEDS_ACCELERATE = "transformers' Trainer needs accelerate: pip install accelerate"
 NAMES = {field.name for field in fields(TrainingArguments)}
 CHECKPOINTING = "activation_checkpointing" if "activation_checkpointing" in NAMES else "gradient_checkpointing"
@@ -44,10 +41,11 @@ def test_a_trainer_teaches_saves_and_what_it_saved_loads(tmp_path: Path, checkpo
     pytest.importorskip("accelerate", reason=NEEDS_ACCELERATE)
     byte_model(tmp_path / "model")
     model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    settings: dict[str, Any] = {CHECKPOINTING: checkpointing}
     arguments = TrainingArguments(
         str(tmp_path / "out"), max_steps=12, per_device_train_batch_size=4, learning_rate=0.02, report_to="none",
         use_cpu=True, save_steps=12, eval_strategy="no", disable_tqdm=True, logging_strategy="no",
-        gradient_accumulation_steps=2, **{CHECKPOINTING: checkpointing},
+        gradient_accumulation_steps=2, **settings,
     )  # fmt: skip
     rows: Any = sentences()
     trainer = Trainer(model, arguments, data_collator=padded, train_dataset=rows, eval_dataset=rows)

@@ -250,11 +250,13 @@ def test_a_pipeline_writes_text(tmp_path: Path) -> None:
     write = pipeline("text-generation", str(tmp_path / "model"), device="cpu")
     [answer] = write("def f(x):", max_new_tokens=8, do_sample=False)
     ids = torch.tensor([[byte + 1 for byte in b"def f(x):"]])
-    expected = MoEUTForCausalLM.wrap(model).generate(ids, max_new_tokens=8, do_sample=False)
+    wrapped: Any = MoEUTForCausalLM.wrap(model)
+    expected = wrapped.generate(ids, max_new_tokens=8, do_sample=False)
     text = bytes(token - 1 for token in expected[0].tolist() if token).decode(errors="replace")
     assert answer["generated_text"] == text
     settings: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False, "return_full_text": False}
     both = write(["a", "longer than a"], batch_size=2, **settings)
     assert both == [write(prompt, **settings) for prompt in ("a", "longer than a")]
-    states = pipeline("feature-extraction", str(tmp_path / "model"), device="cpu")("abc", return_tensors=True)
+    read: Any = pipeline("feature-extraction", str(tmp_path / "model"), device="cpu")
+    states = read("abc", return_tensors=True)
     assert states.shape == (1, 3, 16)

@@ -11,7 +11,7 @@ from test_variants import ROWS
 from test_variants import VARIANTS as TABLE
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Cache, DynamicCache, StaticCache
-from transformers.generation import StoppingCriteriaList
+from transformers.generation.stopping_criteria import StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from moeut.hf.modeling import CACHE_NAME, MoEUTForCausalLM
@@ -105,7 +105,8 @@ def test_every_row_writes_the_same_with_a_cache_without_one_and_in_a_padded_batc
 
 
 def test_beams_are_the_same_with_and_without_a_cache_and_in_a_padded_batch() -> None:
-    model, beams = build(MOEUT), {"num_beams": 3, "num_return_sequences": 3}
+    model = build(MOEUT)
+    beams: dict[str, Any] = {"num_beams": 3, "num_return_sequences": 3}
     alone = [prompts(1, length) for length in (3, 7)]
     expected = torch.cat([generated(model, ids, use_cache=False, **beams) for ids in alone])
     assert torch.equal(torch.cat([generated(model, ids, **beams) for ids in alone]), expected)

@@ -14,7 +14,7 @@ from moeut.model.folder import load_model
 from moeut.model.language_model import LanguageModel, ModelConfig
 
 
-def headless(model: MoEUTForCausalLM) -> Any:
+def headless(model: Any) -> Any:
     """A `MoEUTModel` with the weights of a model that has a head."""
     other = MoEUTModel(model.config).double().eval()
     weights = {name: tensor for name, tensor in model.state_dict().items() if "lm_head" not in name}
