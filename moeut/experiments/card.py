@@ -17,6 +17,11 @@ from moeut.model.language_model import ModelConfig
 from moeut.training.report import finished
 
 CARD = "README.md"
+SHOWN = ("parameters", "active", "multiply-adds", "weights", "cache", "layers", "width", "layer norm", "halting")
+DIMENSIONS = (
+    "num_attention_heads", "head_dim", "num_experts", "num_experts_per_tok", "moe_intermediate_size",
+    "intermediate_size",
+)  # fmt: skip
 
 INTRODUCTION = """A causal language model, made with the Python package `moeut` (Mixture-of-Experts Universal
 Transformers, [arXiv 2405.16039](https://arxiv.org/abs/2405.16039))."""
@@ -67,9 +72,8 @@ def model_card(
 
     manifest: of the data it was trained on; scores: on the held-out part of them; each where it is known.
     """
-    facts = description(config.model, config.training.context_length)
     sections = {
-        "Model": _table([(row.label.strip(), f"{row.value} {row.note}") for row in rows(facts)]),
+        "Model": _model(config),
         "Training": _training(config, step, manifest),
         "Evaluation": _evaluation(config, scores),
         "How to use it": USE,
@@ -93,6 +97,18 @@ def _front_matter(model: ModelConfig, license: str | None) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
+def _model(config: RunConfig) -> str:
+    model, facts = config.model, description(config.model, config.training.context_length)
+    shown = [(row.label.strip(), f"{row.value} {row.note}") for row in rows(facts) if row.label.strip() in SHOWN]
+    parts = [("attention", model.attention), ("feed-forward", model.feed_forward)]
+    dimensions = [(name, f"{part.kind}: {_dimensions(part)}") for name, part in parts]
+    return _table([*shown, *dimensions, ("vocabulary", f"{model.vocab_size:,} tokens")])
+
+
+def _dimensions(part: object) -> str:
+    return ", ".join(f"{name} {getattr(part, name):,}" for name in DIMENSIONS if hasattr(part, name))
+
+
 def _training(config: RunConfig, step: int, manifest: Manifest | None) -> str:
     training, optimizer = config.training, config.training.optimizer
     tokens = step * training.batch_tokens
@@ -109,7 +125,7 @@ def _training(config: RunConfig, step: int, manifest: Manifest | None) -> str:
     sources = [(f"`{source.name}`", f"{source.splits['train'].tokens:,} tokens") for source in manifest.sources]
     paragraphs += [
         f"The data have {train.tokens:,} tokens for training ({train.bytes:,} bytes of text, {train.documents:,} "
-        f"documents), so that it saw each {tokens / max(1, train.tokens):.2g} times:",
+        f"documents), which it saw {tokens / max(1, train.tokens):.2g} times:",
         _table(sources),
     ]
     return "\n\n".join(paragraphs)

@@ -14,7 +14,7 @@ from moeut.evaluation.perplexity import Perplexity
 from moeut.experiments.card import model_card, write_cards
 from moeut.experiments.run import train
 from moeut.model.cost import cost
-from moeut.model.folder import load_model
+from moeut.model.folder import read_config
 from moeut.training.retention import damage
 from moeut.variants import dense
 
@@ -43,6 +43,9 @@ def test_a_finished_run_has_a_card(config: RunConfig, tmp_path: Path):
         "# run\n",
         f"| parameters | {costs.parameters:,} ",
         f"| active | {costs.active_parameters:,} ",
+        "| attention | switchhead: num_attention_heads 2, head_dim 8, num_experts 2, num_experts_per_tok 2 |",
+        "| feed-forward | sigma_moe: num_experts 4, num_experts_per_tok 2, moe_intermediate_size 8 |",
+        "| vocabulary | 257 tokens |",
         f"| multiply-adds | {costs.macs_per_token:,} a token, forward, context 16 |",
         "256 tokens in 8 steps of 32, in sequences of 16.",
         f"{manifest.splits['train'].tokens:,} tokens for training",
@@ -60,7 +63,7 @@ def test_a_finished_run_has_a_card(config: RunConfig, tmp_path: Path):
         "tags": ["moeut", "mixture-of-experts", "universal-transformer"],
     }
     assert damage((run / "final").resolve()) is None
-    load_model(run / "final")
+    assert read_config(run / "final")["max_position_embeddings"] == 16
 
 
 def test_the_last_and_the_best_have_a_card_with_their_own_figures(config: RunConfig, tmp_path: Path):
