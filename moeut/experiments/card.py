@@ -6,6 +6,8 @@ training, how well held-out text is predicted, how to load it, what it is for, a
 
 from pathlib import Path
 
+import yaml
+
 from moeut.config import RunConfig
 from moeut.data.tokens import Manifest, read_manifest
 from moeut.evaluation.perplexity import Perplexity
@@ -91,10 +93,9 @@ def _front_matter(model: ModelConfig, license: str | None) -> str:
         tags.append("mixture-of-experts")
     if model.num_repeats > 1:
         tags.append("universal-transformer")
-    lines = ["library_name: moeut", "pipeline_tag: text-generation"]
-    lines += [f"license: {license}"] if license else []
-    lines += ["tags:", *(f"- {tag}" for tag in tags)]
-    return "\n".join(["---", *lines, "---"])
+    stated = {"license": license} if license else {}
+    matter = {"library_name": "moeut", "pipeline_tag": "text-generation", **stated, "tags": tags}
+    return f"---\n{yaml.safe_dump(matter, sort_keys=False)}---"
 
 
 def _model(config: RunConfig) -> str:
