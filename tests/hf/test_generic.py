@@ -188,6 +188,16 @@ def test_generate_returns_everything_that_it_is_asked_for() -> None:
     assert getattr(output, CACHE_NAME).get_seq_length() == 9
 
 
+@VARIANTS
+def test_a_cache_has_the_shape_that_the_configuration_says(config: ModelConfig) -> None:
+    model = build(config)
+    theirs = model.config
+    layers = getattr(model(prompts()), CACHE_NAME).layers
+    assert len(layers) == theirs.num_hidden_layers
+    for layer in layers:
+        assert layer.keys.shape == layer.values.shape == (2, theirs.num_key_value_heads, 7, theirs.head_dim)
+
+
 def test_positions_may_be_given_or_not() -> None:
     model = build(MOEUT)
     ids, mask = left_padded([prompts(1, 6), prompts(1, 3)])
