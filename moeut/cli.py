@@ -125,6 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--wandb", nargs="?", const="moeut", metavar="PROJECT", help="curves on Weights & Biases (project %(const)s)"
     )
+    sub.add_argument("--license", metavar="NAME", help="licence that the model card states, such as mit (default none)")
     sub.add_argument(
         "--dry-run", action="store_true", help="print sizes, memory and the time it will take, write nothing, and stop"
     )

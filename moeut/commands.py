@@ -102,8 +102,9 @@ def train(options: argparse.Namespace) -> int:
         return 0
     folder = Path(options.run or f"runs/{options.preset or DEFAULT_PRESET}")
     result = train_run(
-        config, folder, resume=options.resume, tensorboard=options.tensorboard, wandb=options.wandb, **how
-    )
+        config, folder, resume=options.resume, tensorboard=options.tensorboard, wandb=options.wandb,
+        license=options.license, **how,
+    )  # fmt: skip
     if not is_main_process():
         return _exit_code(result.interrupted_by, tell=False)
     held_out = result.held_out

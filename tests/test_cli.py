@@ -56,7 +56,9 @@ def test_the_whole_path(moeut: Run, prepared: str, tmp_path: Path):
     code, out, err = moeut("prepare", "corpus", "--vocab-size", "300", "--held-out", "0.3")
     assert code == 0
     assert "nothing to do" in out
-    code, out, err = moeut("train", "--data", prepared, "--run", "runs/a", *SMALL, "--training.num_steps", "6")
+    code, out, err = moeut(
+        "train", "--data", prepared, "--run", "runs/a", *SMALL, "--training.num_steps", "6", "--license", "mit"
+    )
     assert code == 0, err
     assert "6 of 6 steps" in out
     assert "tokens/s" in err
@@ -66,6 +68,7 @@ def test_the_whole_path(moeut: Run, prepared: str, tmp_path: Path):
         "final/config.json",
         "final/model.safetensors",
         "final/tokenizer.json",
+        "final/README.md",
     ):
         assert (tmp_path / "runs" / "a" / name).is_file(), name
 

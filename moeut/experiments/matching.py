@@ -5,8 +5,9 @@ from typing import Any
 
 from moeut.data.tokens import PreparedData, open_prepared
 from moeut.experiments.run_folder import model_folder
-from moeut.model.folder import CONFIG, read_json
+from moeut.model.folder import read_config
 from moeut.model.language_model import ModelConfig
+from moeut.model.tensor_files import read_json
 from moeut.trees import differences, to_tree
 from moeut.validation import Tree
 
@@ -40,11 +41,7 @@ def open_matching(data: str | Path, model: ModelConfig, tokenizer_folder: Path |
 
 def model_tree(path: Path) -> Tree:
     """The configuration of the model in a model or run folder, as a tree. Raises ValueError where there is none."""
-    folder = model_folder(path)
-    core = read_json(folder / CONFIG).get("core")
-    if not isinstance(core, dict):
-        raise ValueError(f"{folder}: {CONFIG} is not that of a moeut model")
-    return core
+    return read_config(model_folder(path))["core"]
 
 
 def refuse_another_model(path: Path, model: ModelConfig) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from moeut.config import RunConfig, run_config
 from moeut.evaluation.perplexity import Perplexity
+from moeut.experiments.card import write_cards
 from moeut.experiments.parts import build, check, sample, score, summary
 from moeut.experiments.resources import resolved
 from moeut.experiments.run_folder import claimed
@@ -47,6 +48,7 @@ def train(
     compile: str | None = None,
     tensorboard: bool = False,
     wandb: str | None = None,
+    license: str | None = None,
     quiet: bool = False,
 ) -> TrainingResult:
     """Train in the folder `run`, or go on there after an interruption.
@@ -55,8 +57,8 @@ def train(
     `overrides` by dotted name, such as `{"training.num_steps": 100}`. resume: `auto` goes on from the newest complete
     checkpoint of this run if there is one; `never` refuses a folder that has one. device: see
     `moeut.training.distributed.pick_device`; parallel, replicas: see `parallelise` there. compile: backend of
-    torch.compile, such as `inductor`; None: not compiled. wandb: the project to report to. A finished run is left as it
-    is.
+    torch.compile, such as `inductor`; None: not compiled. wandb: the project to report to. license: what the
+    model card (`moeut.experiments.card`) says of it. A finished run is left as it is.
 
     Raises ValueError, one line a mistake, where the data is missing, damaged or too short, its tokenizer is not the
     model's, batch and ranks do not fit, the folder belongs to another configuration, or another process trains in it.
@@ -90,9 +92,9 @@ def train(
         checkpointer = Checkpointer(
             run, parts.model, parts.optimizer, keep=training.keep_checkpoints, notice=reporter.notice, ranks=here,
             seed=training.seed, tokenizer_folder=parts.data.folder,
-            end_of_document_id=parts.data.manifest.end_of_document_id,
+            end_of_document_id=parts.data.manifest.end_of_document_id, context_length=training.context_length,
         )  # fmt: skip
-        return loop.train(
+        result = loop.train(
             training,
             parts.module,
             parts.batches,
@@ -103,6 +105,9 @@ def train(
             checkpointer,
             here,
         )
+        if result.interrupted_by is None:
+            here.on_main(lambda: write_cards(run, license))
+        return result
 
 
 def _asked(config: RunConfig | str, data: str | None, overrides: Mapping[str, Any] | None) -> RunConfig:

@@ -2,29 +2,30 @@
 
 config.json             what the model is: `core` holds its ModelConfig, the rest is for transformers
 generation_config.json  which token begins, ends and pads a text
-model.safetensors       the state dict, every name after `model.`; a tied head is stored once, as the embedding
+model.safetensors       the state dict, every name after `model.`; a tied head is stored once, as the embedding. What
+                        transformers saves in several files is read too (`moeut.model.tensor_files`)
 tokenizer.json …        copied from the folder that has them, if one is given
 modeling_moeut.py       where transformers finds the classes when it trusts the folder's code: in this package
 """
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import moeut
 from moeut.files import replacing
 from moeut.model.language_model import LanguageModel, ModelConfig
+from moeut.model.tensor_files import WEIGHTS, read_all_tensors, read_json, write_json, write_tensors
 from moeut.validation import validate
 
 CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
+FORMAT = 1
+"""Of the folders that this version writes and reads. It grows when an older version could not read them any more."""
+
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -35,12 +36,16 @@ PREFIX = "model."
 STUB_MODULE = "modeling_moeut"
 """The module in a saved folder that imports the classes from this package, for transformers' `trust_remote_code`."""
 
-AUTO_MAP = {"AutoConfig": f"{STUB_MODULE}.MoEUTConfig", "AutoModelForCausalLM": f"{STUB_MODULE}.MoEUTForCausalLM"}
+AUTO_MAP = {
+    "AutoConfig": f"{STUB_MODULE}.MoEUTConfig",
+    "AutoModel": f"{STUB_MODULE}.MoEUTModel",
+    "AutoModelForCausalLM": f"{STUB_MODULE}.MoEUTForCausalLM",
+}
 
 STUB = '''"""A MoEUT for transformers' `trust_remote_code`; what it computes is in the package moeut."""
 
 try:
-    from moeut.hf import MoEUTConfig, MoEUTForCausalLM
+    from moeut.hf import MoEUTConfig, MoEUTForCausalLM, MoEUTModel
 except ImportError as error:
     raise ImportError("this model needs the package moeut: pip install moeut") from error
 '''
@@ -48,12 +53,13 @@ except ImportError as error:
 
 def save_model(
     model: LanguageModel, folder: Path, *, tokenizer_folder: Path | None = None, end_of_document_id: int = 0,
-    weights: Mapping[str, Tensor] | None = None,
+    context_length: int | None = None, weights: Mapping[str, Tensor] | None = None,
 ) -> None:  # fmt: skip
     """Write a model to a folder, made if it is missing; each file is replaced as a whole.
 
     tokenizer_folder: where `tokenizer.json` and its configuration are copied from. end_of_document_id: the token that
-    begins, ends and pads a text. weights: what `stored_tensors` names, of a model that holds only a part of each.
+    begins, ends and pads a text. context_length: tokens of the sequences the model was trained on, where that is to be
+    known. weights: what `stored_tensors` names, of a model that holds only a part of each.
     Which code multiplies is a matter of the machine that reads it, so the folder's expert_backend is `auto`.
     """
     special = {f"{use}_token_id": end_of_document_id for use in ("bos", "eos", "pad")}
@@ -62,8 +68,9 @@ def save_model(
         "architectures": ["MoEUTForCausalLM"],
         "auto_map": AUTO_MAP,
         "dtype": str(model.embedding.weight.dtype).removeprefix("torch."),
+        "moeut_format": FORMAT,
         "moeut_version": moeut.__version__,
-        "tie_word_embeddings": model.config.tie_word_embeddings,
+        **({} if context_length is None else {"max_position_embeddings": context_length}),
         **special,
         "core": asdict(replace(model.config, expert_backend="auto")),
     }
@@ -82,15 +89,15 @@ def save_model(
 def load_model(folder: Path, device: torch.device | str = "cpu") -> LanguageModel:
     """Read a model back, in the dtype it was saved in, without touching the random state.
 
-    Raises ValueError, one line, if the folder is no model folder, is damaged, or its tensors are not the model's.
+    Raises ValueError, one line, if the folder is no model folder, is damaged, of another architecture or of a
+    format that this version cannot read, or if its tensors are not the model's.
     """
-    content = read_json(folder / CONFIG)
+    content = read_config(folder)
+    dtype = DTYPES.get(str(content.get("dtype")))
+    if dtype is None:
+        raise ValueError(f"{folder}: {CONFIG} is damaged: its dtype is not one of {', '.join(DTYPES)}")
     try:
-        core, dtype = content["core"], DTYPES[content["dtype"]]
-    except (KeyError, TypeError):
-        raise ValueError(f"{folder}: {CONFIG} is not that of a moeut model") from None
-    try:
-        config = validate(ModelConfig, core)
+        config = validate(ModelConfig, content["core"])
     except ValueError as error:
         problems = "; ".join(str(error).splitlines())
         raise ValueError(f"{folder}: {CONFIG} describes no model that can be built: {problems}") from None
@@ -101,6 +108,36 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> LanguageMode
         model.lm_head.weight = model.embedding.weight
     load_weights(model, folder)
     return model
+
+
+def read_config(folder: Path) -> dict:
+    """`config.json` of a model folder. `load_model` says when it raises ValueError."""
+    content = read_json(folder / CONFIG)
+    kind = content.get("model_type")
+    if kind != "moeut":
+        what = "names no model_type" if kind is None else f"is that of a model of type {kind!r}"
+        raise ValueError(f"{folder}: {CONFIG} {what}; only models of type 'moeut' can be read")
+    try:
+        refuse_other_formats(content.get("moeut_format", FORMAT))
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+    if not isinstance(content.get("core"), dict):
+        raise ValueError(f"{folder}: {CONFIG} is damaged: it has no core")
+    return content
+
+
+def refuse_other_formats(number: object) -> None:
+    """Refuse a folder whose format is newer than FORMAT, or none. Raises ValueError, one line.
+
+    Folders from before formats had numbers are of format 1.
+    """
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise ValueError(f"moeut_format: {number!r} is no format; the folder is damaged")
+    if number > FORMAT:
+        raise ValueError(
+            f"moeut_format: written in format {number}, newer than {FORMAT}, the newest that moeut {moeut.__version__} "
+            "reads; pip install --upgrade moeut"
+        )
 
 
 def load_weights(model: LanguageModel, folder: Path) -> None:
@@ -116,7 +153,7 @@ def read_weights(model: LanguageModel, folder: Path) -> dict[str, Tensor]:
 
     Raises ValueError, one line, if there are none, or if any is missing, unknown or of another shape; all are named.
     """
-    found, expected = read_tensors(folder / WEIGHTS), stored_tensors(model)
+    found, expected = read_all_tensors(folder), stored_tensors(model)
     problems = [f"{name} is missing" for name in expected if name not in found]
     problems += [f"{name} is unknown" for name in found if name not in expected]
     problems += [
@@ -125,7 +162,7 @@ def read_weights(model: LanguageModel, folder: Path) -> dict[str, Tensor]:
         if name in found and found[name].shape != tensor.shape
     ]
     if problems:
-        raise ValueError(f"{folder}: {WEIGHTS} does not fit the model: {'; '.join(problems)}")
+        raise ValueError(f"{folder}: what is saved does not fit the model: {'; '.join(problems)}")
     return found
 
 
@@ -135,43 +172,3 @@ def stored_tensors(model: LanguageModel) -> dict[str, Tensor]:
     if model.config.tie_word_embeddings:
         del tensors["lm_head.weight"]
     return {PREFIX + name: tensor for name, tensor in tensors.items()}
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write JSON, all at once."""
-    with replacing(path) as file:
-        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def read_json(path: Path) -> dict:
-    """Read a JSON object. Raises ValueError, one line, if the file is missing or is something else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{path.parent}: {path.name} is missing; this is no model folder") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise ValueError(f"{path}: not a JSON file") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object")
-    return content
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as safetensors, all at once. Raises OSError where they cannot be written."""
-    with replacing(path) as file:
-        try:
-            save_file(
-                {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, file, {"format": "pt"}
-            )
-        except SafetensorError as error:
-            raise OSError(f"{path}: {error}") from None
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read safetensors. Raises ValueError, one line, if the file is missing or is something else."""
-    try:
-        return load_file(path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{path.parent}: {path.name} is missing; this is no model folder") from None
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file ({error})") from None

@@ -81,24 +81,28 @@ class LanguageModel(nn.Module):
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None,
         targets: Tensor | None = None,
         *,
+        inputs_embeds: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         cache: Cache | None = None,
         logits_to_keep: int = 0,
         return_routing: bool = False,
+        return_scores: bool = False,
         return_hidden_states: bool = False,
     ) -> ModelOutput:
         """input_ids: [B, T] → logits for the token after each.
 
         targets: [B, T], already shifted: targets[:, t] follows input_ids[:, t]; −100 is not scored. logits_to_keep:
-        compute the last so many logits only (0: all). The other arguments are those of `moeut.model.stack.MoEUT`.
+        compute the last so many logits only (0: all). inputs_embeds: [B, T, d], vectors in the place of those that the
+        embedding has for input_ids, which is None then. The other arguments are those of `moeut.model.stack.MoEUT`.
         """
+        vectors = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
         stack = self.stack(
-            self._embed(input_ids), attention_mask, position_ids=position_ids, cache=cache,
-            return_routing=return_routing, return_hidden_states=return_hidden_states,
+            self._ready(vectors), attention_mask, position_ids=position_ids, cache=cache,
+            return_routing=return_routing, return_scores=return_scores, return_hidden_states=return_hidden_states,
         )  # fmt: skip
         logits = self.lm_head(self.norm(stack.hidden_states[:, -logits_to_keep:]))
         loss = entropy = None
@@ -110,8 +114,9 @@ class LanguageModel(nn.Module):
             stack.routing, stack.all_hidden_states, stack.expected_layers,
         )  # fmt: skip
 
-    def _embed(self, input_ids: Tensor) -> Tensor:
-        config, vectors = self.config, self.embedding(input_ids)
+    def _ready(self, vectors: Tensor) -> Tensor:
+        """The vectors of tokens as the stack wants them."""
+        config = self.config
         post = config.norm == "post"
         scale = config.embedding_scale or (math.sqrt(config.hidden_size) if post else 1.0)
         if scale != 1:

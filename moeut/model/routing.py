@@ -69,12 +69,14 @@ class Selection(NamedTuple):
     experts: [B, T, G, K] numbers within the group; E for nobody, where expert dropout left fewer than K to choose from
     or the token has halted. gates: [B, T, G, K] weights of the experts' results, in the dtype of the layer's input.
     statistics: what the router's regulariser asks of this application of the layer; None outside training and where
-    its coefficients are 0. All fields of it may be added.
+    its coefficients are 0. All fields of it may be added. scores: [B, T, G, E], raw, at least float32, what the choice
+    was made of; None where nobody asked for them.
     """
 
     experts: Tensor
     gates: Tensor
     statistics: Any
+    scores: Tensor | None
 
 
 class Router(nn.Module):
@@ -123,7 +125,7 @@ class Router(nn.Module):
         usage = None
         if self.training and config.router_aux_loss_coef > 0:
             usage = usage_sum(scores, token_weights(tokens))
-        return Selection(experts, gates, usage), Routes.sort(numbers, nobody)
+        return Selection(experts, gates, usage, scores), Routes.sort(numbers, nobody)
 
     def scores(self, x: Tensor) -> Tensor:
         """Raw scores [B, T, G, E], at least float32."""
@@ -164,6 +166,11 @@ def gate_function(name: GateName) -> Callable[[Tensor, Tensor], Tensor]:
             return lambda scores, experts: scores.softmax(dim=-1).gather(-1, experts)
         case "softmax_of_selected":
             return lambda scores, experts: scores.gather(-1, experts).softmax(dim=-1)
+
+
+def without_scores(selections: dict[str, Selection]) -> dict[str, Selection]:
+    """What routers selected, by name, without the scores, which are E / K times as large as the rest."""
+    return {name: selection._replace(scores=None) for name, selection in selections.items()}
 
 
 def total(applications: Sequence[StatisticsT]) -> StatisticsT:

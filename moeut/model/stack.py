@@ -20,7 +20,7 @@ from moeut.model.halting import ActConfig, HaltingGate, act_loss, advance, begin
 from moeut.model.initialise import InitialWeights, Scheme
 from moeut.model.layer import AttentionConfig, FeedForwardConfig, Layer, NormName, build_attention, build_feed_forward
 from moeut.model.rope import Phases, num_rotated_channels, rotary_phases
-from moeut.model.routing import Router, Selection
+from moeut.model.routing import Router, Selection, without_scores
 from moeut.model.softmax_routing import SoftmaxRouter
 from moeut.model.surroundings import Surroundings, Tokens, visibility
 from moeut.settings import STRICT, PositiveFloat, PositiveInt, Probability, refuse
@@ -82,9 +82,10 @@ class StackOutput(NamedTuple):
     """What a stack computed.
 
     hidden_states: [B, T, d]. regulariser: 0-dimensional; balance terms and expected depth, weighted; zero outside
-    training. routing: for each executed layer what its routers selected, by name, or None where nobody asked.
-    all_hidden_states: the stream before the first and after each executed layer, or None. expected_layers: [B, T], how
-    many layers each token takes, with halting (up to the share of it that halting neglects), otherwise None.
+    training. routing: for each executed layer what its routers selected, by name, or None where nobody asked; their
+    scores only where these were asked for, too. all_hidden_states: the stream before the first and after each executed
+    layer, or None. expected_layers: [B, T], how many layers each token takes, with halting (up to the share of it that
+    halting neglects), otherwise None.
     """
 
     hidden_states: Tensor
@@ -137,6 +138,7 @@ class MoEUT(nn.Module):
         position_ids: Tensor | None = None,
         cache: Cache | None = None,
         return_routing: bool = False,
+        return_scores: bool = False,
         return_hidden_states: bool = False,
     ) -> StackOutput:
         """Run all layers over x [B, T, d].
@@ -144,34 +146,36 @@ class MoEUT(nn.Module):
         attention_mask: [B, N] True (or 1) at real tokens, where N counts cached and new ones; or a ready mask
         [B or 1, 1, T, N] that says which query may look at which key. None: every token is real. position_ids: [B, T];
         by default they go on from the cache. cache: one slot for each executed layer (`moeut.model.cache`).
+        return_routing: report what routers select; return_scores: with the scores they select by.
         """
         past = 0 if cache is None else int(cache.get_seq_length())
         around = self._surroundings(x, attention_mask, past, causal, position_ids)
         if self.config.halting is None:
-            passage = self._straight(x, around, cache)
+            passage = self._straight(x, around, cache, return_scores)
         else:
-            may_leave_early = not (self.training or return_routing)
-            passage = self._halting(x, around, cache, self.config.halting, may_leave_early=may_leave_early)
+            may_leave_early = not (self.training or return_routing or return_scores)
+            passage = self._halting(x, around, cache, return_scores, self.config.halting, may_leave_early)
         return StackOutput(
             passage.streams[-1],
             self._regulariser(passage, around.tokens) if self.training else x.new_zeros(()),
-            tuple(passage.selections) if return_routing else None,
+            tuple(passage.selections) if return_routing or return_scores else None,
             tuple(passage.streams) if return_hidden_states else None,
             passage.expected_depths[-1] + 1 if passage.expected_depths else None,
         )
 
-    def _straight(self, x: Tensor, around: Surroundings, cache: Cache | None) -> _Passage:
+    def _straight(self, x: Tensor, around: Surroundings, cache: Cache | None, return_scores: bool) -> _Passage:
         """Every token through every layer."""
         streams, selections = [x], []
         for depth in range(self.config.num_hidden_layers):
             x, selected = self._layer(depth, x, around, cache)
             streams.append(x)
-            selections.append(selected)
+            selections.append(selected if return_scores else without_scores(selected))
         return _Passage(streams, selections, [])
 
     def _halting(
-        self, x: Tensor, around: Surroundings, cache: Cache | None, halting: ActConfig, *, may_leave_early: bool
-    ) -> _Passage:
+        self, x: Tensor, around: Surroundings, cache: Cache | None, return_scores: bool, halting: ActConfig,
+        may_leave_early: bool,
+    ) -> _Passage:  # fmt: skip
         """Every token until it halts (`moeut.model.halting`); the streams are the results handed on."""
         streams, selections, depths = [x], [], []
         now = begin(x)
@@ -187,7 +191,7 @@ class MoEUT(nn.Module):
             x, selected = self._layer(depth, now.state, around._replace(tokens=tokens), cache, now.result)
             now = advance(now, x, depth, halting)
             streams.append(now.result)
-            selections.append(selected)
+            selections.append(selected if return_scores else without_scores(selected))
             depths.append(now.expected)
         return _Passage(streams, selections, depths)
 

@@ -24,16 +24,9 @@ import torch
 from torch import Tensor
 
 from moeut.files import flush
-from moeut.model.folder import (
-    read_json,
-    read_tensors,
-    read_weights,
-    save_model,
-    stored_tensors,
-    write_json,
-    write_tensors,
-)
+from moeut.model.folder import read_weights, save_model, stored_tensors
 from moeut.model.language_model import LanguageModel
+from moeut.model.tensor_files import read_json, read_tensors, write_json, write_tensors
 from moeut.settings import STRICT, NonNegativeInt
 from moeut.training.distributed import Ranks, spread, whole
 from moeut.training.random_state import random_state, seed_all, seed_of_rank, set_random_state
@@ -82,18 +75,19 @@ class Checkpointer:
     """Saves one run's model and optimizer, keeps the newest `keep` checkpoints and the best, restores the newest whole.
 
     run: the run's folder. model: as it was before DDP wrapped it. seed: of the run. tokenizer_folder,
-    end_of_document_id: see `moeut.model.folder.save_model`. notice: gets a line for whatever a user should know, such
-    as a damaged checkpoint. All ranks call every method alike.
+    end_of_document_id, context_length: see `moeut.model.folder.save_model`. notice: gets a line for whatever a user
+    should know, such as a damaged checkpoint. All ranks call every method alike.
     """
 
     def __init__(
         self, run: Path, model: LanguageModel, optimizer: torch.optim.Optimizer, *, keep: int,
         notice: Callable[[str], None], ranks: Ranks, seed: int = 0, tokenizer_folder: Path | None = None,
-        end_of_document_id: int = 0,
+        end_of_document_id: int = 0, context_length: int | None = None,
     ) -> None:  # fmt: skip
         self.run, self.model, self.optimizer, self.ranks = run, model, optimizer, ranks
         self.keep, self.notice, self.seed = keep, notice, seed
         self.tokenizer_folder, self.end_of_document_id = tokenizer_folder, end_of_document_id
+        self.context_length = context_length
         self.parameters = dict(model.named_parameters())
         self.best: Best | None = None
 
@@ -199,7 +193,7 @@ class Checkpointer:
         try:
             save_model(
                 self.model, partial, weights=weights, tokenizer_folder=self.tokenizer_folder,
-                end_of_document_id=self.end_of_document_id,
+                end_of_document_id=self.end_of_document_id, context_length=self.context_length,
             )  # fmt: skip
             (partial / "training").mkdir()
             write_tensors(partial / OPTIMIZER, optimizer)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from moeut.files import sha256
-from moeut.model.folder import WEIGHTS, read_json, write_json
+from moeut.model.tensor_files import WEIGHTS, read_json, write_json
 
 CHECKSUMS = "checksums.json"
 OPTIMIZER = "training/optimizer.safetensors"

@@ -39,5 +39,5 @@ def test_weights_fit_only_a_model_of_their_shape(tmp_path: Path):
         refuse_another_model(tmp_path / "run", deeper)
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(ValueError, match=r"config\.json is not that of a moeut model"):
+    with pytest.raises(ValueError, match=r"config\.json is that of a model of type 'gpt2'"):
         model_tree(tmp_path / "foreign")

@@ -3,8 +3,10 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
+from test_variants import VARIANTS as TABLE
 from transformers import AutoConfig, DynamicCache
 
 import moeut.hf
@@ -29,6 +31,63 @@ def test_names_of_transformers_point_into_core() -> None:
     assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (0, 0, 0)
     assert config.tie_word_embeddings is False
     assert config.model_config == model_config()
+
+
+NAMES = {
+    "hidden_size": ("hidden_size",),
+    "num_hidden_layers": ("num_hidden_layers",),
+    "layer_norm_eps": ("layer_norm_eps",),
+    "hidden_dropout": ("hidden_dropout",),
+    "vocab_size": ("vocab_size",),
+    "tie_word_embeddings": ("tie_word_embeddings",),
+    "num_attention_heads": ("attention", "num_attention_heads"),
+    "num_key_value_heads": ("attention", "num_attention_heads"),
+    "head_dim": ("attention", "head_dim"),
+    "attention_dropout": ("attention", "attention_dropout"),
+    "rope_theta": ("attention", "rope_theta"),
+    "partial_rotary_factor": ("attention", "partial_rotary_factor"),
+    "intermediate_size": ("feed_forward", "intermediate_size"),
+    "num_experts": ("feed_forward", "num_experts"),
+    "num_experts_per_tok": ("feed_forward", "num_experts_per_tok"),
+    "moe_intermediate_size": ("feed_forward", "moe_intermediate_size"),
+    "router_aux_loss_coef": ("feed_forward", "router_aux_loss_coef"),
+}
+"""What transformers calls a value, and where it stands in `core`."""
+
+
+@pytest.mark.parametrize("variant", TABLE)
+def test_every_variant_has_the_names_of_its_parts_and_no_others(variant: str) -> None:
+    config = MoEUTConfig(core=asdict(TABLE[variant]))
+    for name, path in NAMES.items():
+        part = config.core if len(path) == 1 else config.core[path[0]]
+        assert hasattr(config, name) == (path[-1] in part), name
+        if path[-1] in part:
+            assert getattr(config, name) == part[path[-1]]
+        else:
+            with pytest.raises(AttributeError, match=f"{name}: {path[0]} of kind '{part['kind']}' has none"):
+                setattr(config, name, 1)
+
+
+def test_nothing_is_stored_twice() -> None:
+    stored = MoEUTConfig(core=asdict(model_config())).to_dict()
+    assert not stored.keys() & NAMES.keys()
+
+
+def test_a_dense_model_has_no_experts() -> None:
+    config = MoEUTConfig(core=asdict(TABLE["dense transformer"]))
+    assert getattr(config, "num_experts", None) is None
+    assert config.intermediate_size == 20
+    assert not hasattr(MoEUTConfig(core=asdict(model_config())), "intermediate_size")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("num_experts_per_tok", 3), ("router_aux_loss_coef", 0.5), ("head_dim", 8)]
+)
+def test_a_name_can_be_given_beside_core(name: str, value: Any) -> None:
+    config = MoEUTConfig(core=asdict(model_config()), **{name: value})
+    assert getattr(config, name) == value
+    part = config.model_config.attention if name == "head_dim" else config.model_config.feed_forward
+    assert getattr(part, name) == value
 
 
 def test_a_changed_name_changes_the_model_and_its_cache() -> None:

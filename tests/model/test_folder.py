@@ -117,10 +117,18 @@ def break_config(folder: Path, **changes: object) -> None:
         (lambda folder: (folder / "config.json").write_text("{"), "config.json: not a JSON file"),
         (lambda folder: (folder / "config.json").write_bytes(b"\xff"), "config.json: not a JSON file"),
         (lambda folder: (folder / "config.json").write_text("[]"), "config.json: expected a JSON object"),
-        (lambda folder: (folder / "config.json").write_text("{}"), "config.json is not that of a moeut model"),
-        (lambda folder: break_config(folder, dtype="float31"), "config.json is not that of a moeut model"),
-        (lambda folder: break_config(folder, dtype=None), "config.json is not that of a moeut model"),
-        (lambda folder: break_config(folder, dtype="nn"), "config.json is not that of a moeut model"),
+        (
+            lambda folder: (folder / "config.json").write_text("{}"),
+            "config.json names no model_type; only models of type",
+        ),
+        (lambda folder: break_config(folder, dtype="float31"), "is damaged: its dtype is not one of float64, float32"),
+        (lambda folder: break_config(folder, dtype=None), "is damaged: its dtype is not one of float64, float32"),
+        (lambda folder: break_config(folder, dtype="nn"), "is damaged: its dtype is not one of float64, float32"),
+        (lambda folder: break_config(folder, dtype=["float32"]), "is damaged: its dtype is not one of float64"),
+        (lambda folder: break_config(folder, core=None), "is damaged: it has no core"),
+        (lambda folder: break_config(folder, model_type="llama"), "is that of a model of type 'llama'; only models of"),
+        (lambda folder: break_config(folder, moeut_format=2), "moeut_format: written in format 2, newer than 1"),
+        (lambda folder: break_config(folder, moeut_format=0), "moeut_format: 0 is no format; the folder is damaged"),
         (lambda folder: break_config(folder, core={}), "no model that can be built: .*hidden_size: "),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"text"), "not a safetensors file"),
     ],
@@ -129,6 +137,15 @@ def test_what_is_no_model_folder_is_refused_in_one_line(tmp_path, damage, messag
     save_model(LanguageModel(MOE), tmp_path)
     damage(tmp_path)
     with pytest.raises(ValueError, match=message) as error:
+        load_model(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_another_vocabulary_is_refused_in_one_line(tmp_path):
+    save_model(LanguageModel(MOE), tmp_path)
+    core = json.loads((tmp_path / "config.json").read_text())["core"]
+    break_config(tmp_path, core=core | {"vocab_size": 12})
+    with pytest.raises(ValueError, match=r"lm_head.weight has shape \(11, 8\) instead of \(12, 8\)") as error:
         load_model(tmp_path)
     assert "\n" not in str(error.value)
 

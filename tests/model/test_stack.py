@@ -146,6 +146,18 @@ def test_what_was_not_asked_for_is_not_returned():
     assert torch.equal(told.all_hidden_states[-1], told.hidden_states)
     assert told.routing[0]["feed_forward"].experts.shape == (BATCH, LENGTH, 1, 2)
     assert told.routing[0]["attention_value"].gates.shape == (BATCH, LENGTH, 2, 2)
+    assert all(selected.scores is None for at_depth in told.routing for selected in at_depth.values())
+
+
+def test_scores_are_what_the_experts_were_chosen_by():
+    stack, x = build(), vectors()
+    with_scores = stack(x, return_scores=True).routing
+    for at_depth, without in zip(with_scores, stack(x, return_routing=True).routing, strict=True):
+        for name, selected in at_depth.items():
+            assert torch.equal(selected.experts, without[name].experts)
+            assert torch.equal(selected.scores.topk(2, dim=-1).indices, selected.experts)
+            assert torch.equal(selected.scores.gather(-1, selected.experts).sigmoid(), selected.gates)
+    assert with_scores[0]["attention_value"].scores.shape == (BATCH, LENGTH, 2, 3)
 
 
 # The balance term of a whole stack.
@@ -312,6 +324,7 @@ def test_the_depth_loop_is_never_left_in_training_nor_among_ranks(monkeypatch: p
     with torch.no_grad():
         assert layers_run(stack, x) == 5
     assert layers_run(stack.eval(), x, return_routing=True) == 5
+    assert layers_run(stack, x, return_scores=True) == 5
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     assert layers_run(stack, x) == 5
 
