@@ -16,7 +16,7 @@ from torch import Tensor
 
 from moeut.experts.compiling import library_path, load_library, to_stderr
 from moeut.experts.fresh_memory import fresh
-from moeut.experts.operations import Kernels, operations
+from moeut.experts.operations import FewRoutes, Kernels, operations
 from moeut.experts.reference import accumulation_dtype
 
 SOURCE = Path(__file__).with_name("native.cpp")
@@ -25,10 +25,12 @@ _NAMES = {
 }  # fmt: skip
 _MACS_OF_A_SHARE = 2**17  # waking a thread costs about as much as so many multiplications
 _MOST_SHARES = 16  # each has an output of its own
+_FEW_ROUTES = 4096
 
 
+@cache
 def built() -> bool:
-    """Whether the library is there, so that using it compiles nothing."""
+    """Whether the library was there when this process first asked, so that using it compiles nothing."""
     return library_path(SOURCE).is_file()
 
 
@@ -139,4 +141,36 @@ def _matrix_gradient(weight: Tensor, need: bool, shares: int, dtype: torch.dtype
     return fresh(tuple(weight.shape), dtype), torch.empty(shares - 1, weight[0].numel(), dtype=dtype)
 
 
-expert_mlp, expert_linear, ops = operations("native", Kernels(_mlp, _mlp_backward, _linear, _linear_backward))
+def _are_few(num_routes: int, dtype: torch.dtype) -> bool:
+    return num_routes <= _FEW_ROUTES
+
+
+def _few_mlp(x: Tensor, up: Tensor, down: Tensor, expert: Tensor, gates: Tensor) -> Tensor:
+    """Return y [N, D]; the same as `_mlp` gives. expert: [R], of each route."""
+    (N, D), (E, _, S), R = x.shape, up.shape, len(expert)
+    y = x.new_empty(N, D)
+    _call(
+        "few_mlp", x.dtype,
+        [x.contiguous(), up.contiguous(), down.contiguous(), expert.contiguous(),
+         gates.to(accumulation_dtype(x.dtype)).contiguous(), y],
+        [E, N, D, S, R, _shares(2 * R * D * S)],
+    )  # fmt: skip
+    return y
+
+
+def _few_linear(x: Tensor, weight: Tensor, expert: Tensor, gates: Tensor | None, num_outputs: int) -> Tensor:
+    """Return y [M, O]; the same as `_linear` gives. expert: [R], of each route."""
+    (E, I, O), R = weight.shape, len(expert)
+    y = x.new_empty(num_outputs, O)
+    _call(
+        "few_linear", x.dtype,
+        [x.contiguous(), weight.contiguous(), expert.contiguous(),
+         None if gates is None else gates.to(accumulation_dtype(x.dtype)).contiguous(), y],
+        [E, x.shape[0], num_outputs, I, O, R, _shares(R * I * O)],
+    )  # fmt: skip
+    return y
+
+
+expert_mlp, expert_linear, ops = operations(
+    "native", Kernels(_mlp, _mlp_backward, _linear, _linear_backward), few=FewRoutes(_are_few, _few_mlp, _few_linear)
+)

@@ -95,7 +95,7 @@ class SoftmaxRouter(nn.Module):
             experts, numbers = unless(halted, experts, numbers, nobody, nobody)
         usage = self._usage(scores, probabilities, experts, gates, tokens) if self.training and self._losses() else None
         selection = Selection(experts.unsqueeze(2), gates.unsqueeze(2).to(x.dtype), usage)
-        return selection, Routes.sort(numbers, self.config.num_experts)
+        return selection, Routes(numbers, self.config.num_experts)
 
     def scores(self, x: Tensor) -> Tensor:
         """Raw scores [B, T, E], at least float32."""

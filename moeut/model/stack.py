@@ -5,7 +5,7 @@ in a group, R repeats, L = G·R executed layers.
 """
 
 from dataclasses import replace
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field
@@ -145,7 +145,7 @@ class MoEUT(nn.Module):
         [B or 1, 1, T, N] that says which query may look at which key. None: every token is real. position_ids: [B, T];
         by default they go on from the cache. cache: one slot for each executed layer (`moeut.model.cache`).
         """
-        past = 0 if cache is None else int(cache.get_seq_length())
+        past = 0 if cache is None else cache.get_seq_length()
         around = self._surroundings(x, attention_mask, past, causal, position_ids)
         if self.config.halting is None:
             passage = self._straight(x, around, cache)
@@ -218,13 +218,15 @@ class MoEUT(nn.Module):
         return [result for _ in deeper]
 
     def _surroundings(
-        self, x: Tensor, attention_mask: Tensor | None, past: int, causal: bool, position_ids: Tensor | None
+        self, x: Tensor, attention_mask: Tensor | None, past: Any, causal: bool, position_ids: Tensor | None
     ) -> Surroundings:
+        """past: the number of cached tokens; a tensor where a cache is made for compiled graphs."""
         length = x.shape[1]
         real = None
         if attention_mask is not None and attention_mask.dim() == 4:
             mask, is_causal = attention_mask, False
         else:
+            past = int(past)
             if attention_mask is not None:
                 if attention_mask.shape != (x.shape[0], past + length):
                     raise ValueError(
@@ -234,7 +236,7 @@ class MoEUT(nn.Module):
                 attention_mask = attention_mask.bool()
                 real = attention_mask[:, past:]
             mask, is_causal = visibility(attention_mask, length, past + length, causal=causal, device=x.device)
-        places = torch.arange(past, past + length, device=x.device)
+        places = torch.arange(length, device=x.device) + past
         phases = self._phases(places[None] if position_ids is None else position_ids, x.dtype)
         return Surroundings(phases, places, mask, is_causal, Tokens(real))
 
