@@ -54,7 +54,7 @@ def serve(
     setattr(transformers, architecture, SimpleNamespace(from_pretrained=lambda *_, **__: loaded.model))
     try:
         Serve(
-            str(folder), host=host, port=port, device=str(device),
+            str(folder), host=host, port=port, device=str(device), log_level="error",
             chat_template_kwargs=None if has_template else json.dumps({"chat_template": CHAT_TEMPLATE}),
         )  # fmt: skip
     finally:

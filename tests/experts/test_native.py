@@ -1,5 +1,6 @@
 """Does the native path run when it is there, and give the same bits whichever thread is faster?"""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,24 @@ from moeut.experts import Routes, compiling, expert_linear, expert_mlp, native, 
 CPU = torch.device("cpu")
 
 
-def test_auto_uses_it_when_it_is_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def asked_anew() -> Iterator[None]:
+    """As in a new process."""
+    native.built.cache_clear()
+    yield
+    native.built.cache_clear()
+
+
+@pytest.mark.usefixtures("asked_anew")
+def test_auto_uses_it_when_it_was_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert not native.built()
     assert resolve_backend("auto", CPU) == "cpu"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     path = compiling.library_path(native.SOURCE)
     path.parent.mkdir()
     path.touch()
+    assert resolve_backend("auto", CPU) == "cpu"  # a process keeps to its choice
+    native.built.cache_clear()
     assert native.built()
     assert resolve_backend("auto", CPU) == "native"
 
