@@ -79,10 +79,10 @@ def test_several_texts(run: str, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_prompt_longer_than_anything_trained_is_warned_of_once(run: str, capfd: pytest.CaptureFixture[str]) -> None:
-    words = ["generate", run, "--max-new-tokens", "2", "--num-return-sequences", "2"]
-    assert main([*words, "y" * 64]) == 0
+    settings = ["--max-new-tokens", "2", "--num-return-sequences", "2"]
+    assert main(["generate", run, "y" * 64, *settings]) == 0
     assert capfd.readouterr().err == ""
-    assert main([*words, "y" * 1065]) == 0
+    assert main(["generate", run, "y" * 1065, *settings]) == 0
     out, err = capfd.readouterr()
     assert out == f"{'y' * 1065}zz\n\n{'y' * 1065}zz\n"
     assert err == ("moeut: warning: the prompt has 1,065 tokens, more than the model was trained on at a time (64)\n")

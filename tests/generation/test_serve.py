@@ -38,7 +38,7 @@ def served(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], s
         yield process, address
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def wait_until_healthy(process: subprocess.Popen[str], address: str) -> None:
@@ -71,8 +71,10 @@ def test_the_real_server(tmp_path: Path) -> None:
         assert model.id == "run/final"
         assert_completions(client, model.id)
         assert_chats(client, model.id)
-        with pytest.raises(openai.BadRequestError, match="pinned"):
+        with pytest.raises(openai.BadRequestError) as refused:
             client.completions.create(model="another", prompt="a")
+        assert "pinned to 'run/final'" in refused.value.response.text
+        client.close()
         output = stopped(process, signal.SIGINT)
     assert f"moeut: run/final is at {address}/v1" in output
     assert "warning" not in output.lower()
@@ -114,6 +116,7 @@ def test_sigterm_in_the_midst_of_a_text(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         pieces += [chunk.choices[0].text for chunk in chunks]
         assert "".join(pieces) == "z" * 200
+        client.close()
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert output == f"moeut: run/final is at {address}/v1\n"
