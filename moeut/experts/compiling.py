@@ -25,6 +25,7 @@ def library_path(source: Path) -> Path:
     """Where the library made of this source is kept, for this version of torch and this processor.
 
     In $XDG_CACHE_HOME/moeut or ~/.cache/moeut. It is another file when the source, torch or the processor is another.
+    Of the source, whatever beside it begins with its name is a part: of native.cpp, native_step.h.
     """
     folder = Path(os.environ["XDG_CACHE_HOME"]) if "XDG_CACHE_HOME" in os.environ else Path.home() / ".cache"
     return folder / "moeut" / f"{source.stem}-{_fingerprint(source)}.so"
@@ -82,7 +83,9 @@ def to_stderr(line: str) -> None:
 
 @cache
 def _fingerprint(source: Path) -> str:
-    known = (source.read_text(encoding="utf-8"), *_FLAGS, torch.__version__, torch.__file__, _processor())
+    parts = sorted(part for part in source.parent.glob(f"{source.stem}*") if part.suffix in (source.suffix, ".h"))
+    texts = (part.read_text(encoding="utf-8") for part in parts)
+    known = (*texts, *_FLAGS, torch.__version__, torch.__file__, _processor())
     return hashlib.sha256("\0".join(known).encode()).hexdigest()[:16]
 
 

@@ -10,8 +10,11 @@
 // features, T shares. Matrices are row-major.
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
+#include <limits>
 #include <memory>
 #include <numeric>
 #include <type_traits>
@@ -433,6 +436,8 @@ void linear_backward(const T* dy, const T* x, const T* weight, Routes routes, co
   }
 }
 
+#include "native_step.h"
+
 }  // namespace
 
 #define MOEUT_EXPORT(NAME, T)                                                                                          \
@@ -483,3 +488,5 @@ MOEUT_EXPORT(float64, double)
 MOEUT_EXPORT(float32, float)
 MOEUT_EXPORT(bfloat16, BFloat16)
 MOEUT_EXPORT(float16, _Float16)
+MOEUT_EXPORT_STEP(float64, double)
+MOEUT_EXPORT_STEP(float32, float)

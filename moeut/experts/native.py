@@ -8,6 +8,7 @@ features.
 """
 
 import ctypes
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -40,14 +41,17 @@ def library() -> ctypes.CDLL:
     return load_library(SOURCE, to_stderr)
 
 
-def _call(name: str, dtype: torch.dtype, tensors: list[Tensor | None], numbers: list[int]) -> None:
+def call(name: str, dtype: torch.dtype, tensors: Sequence[Tensor | None], numbers: Sequence[int | float]) -> None:
+    """Call a function of the library: pointers, where they are wanted, of tensors on the CPU; then the numbers."""
     pointers = [ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors]
+    values = [ctypes.c_double(number) if isinstance(number, float) else ctypes.c_int64(number) for number in numbers]
     function = getattr(library(), f"moeut_{name}_{_NAMES[dtype]}")
     function.restype = None
-    function(*pointers, *map(ctypes.c_int64, numbers))
+    function(*pointers, *values)
 
 
-def _shares(macs: int) -> int:
+def shares_of(macs: int) -> int:
+    """How many threads are worth waking for so many multiplications."""
     return min(torch.get_num_threads(), _MOST_SHARES, 1 + macs // _MACS_OF_A_SHARE)
 
 
@@ -56,12 +60,12 @@ def _mlp(
 ) -> tuple[Tensor, Tensor]:
     """Return (y [N, D], relu(x up) [R, S] in sorted order); the second is empty unless `keep_hidden`."""
     wide, (N, D), (E, _, S), R = accumulation_dtype(x.dtype), x.shape, up.shape, len(order)
-    shares = _shares(2 * R * D * S)
+    shares = shares_of(2 * R * D * S)
     y, more = torch.empty(N, D, dtype=x.dtype), _more_outputs(shares, N * D, x.dtype)
     hidden = fresh((R if keep_hidden else 0, S), wide)
     if keep_hidden:
         hidden[offsets[-1] :] = 0  # routes without an expert
-    _call(
+    call(
         "mlp", x.dtype,
         [x.contiguous(), up.contiguous(), down.contiguous(), order, offsets, gates.to(wide).contiguous(),
          hidden if keep_hidden else None, y, more],
@@ -77,12 +81,12 @@ def _mlp_backward(
     """Gradients of x, up, down and gates; those not `needed` are empty."""
     wide, (N, D), (E, _, S), R = hidden.dtype, x.shape, up.shape, len(order)
     need_x, need_up, need_down, need_gates = needed
-    shares = _shares(4 * R * D * S)
+    shares = shares_of(4 * R * D * S)
     dx, more = x.new_empty((N, D) if need_x else 0), _more_outputs(shares, N * D, x.dtype) if need_x else None
     dup, up_rests = _matrix_gradient(up, need_up, shares, wide)
     ddown, down_rests = _matrix_gradient(down, need_down, shares, wide)
     dgates = gates.new_zeros(R if need_gates else 0, dtype=wide)
-    _call(
+    call(
         "mlp_backward", x.dtype,
         [dy.contiguous(), x.contiguous(), up.contiguous(), down.contiguous(), order, offsets,
          gates.to(wide).contiguous(), hidden, dx if need_x else None, more, dup if need_up else None, up_rests,
@@ -97,9 +101,9 @@ def _linear(
 ) -> Tensor:
     """Return y [M, O]."""
     wide, (E, I, O), R = accumulation_dtype(x.dtype), weight.shape, len(order)
-    shares = _shares(R * I * O)
+    shares = shares_of(R * I * O)
     y, more = torch.empty(num_outputs, O, dtype=x.dtype), _more_outputs(shares, num_outputs * O, x.dtype)
-    _call(
+    call(
         "linear", x.dtype,
         [x.contiguous(), weight.contiguous(), order, offsets, None if gates is None else gates.to(wide).contiguous(),
          y, more],
@@ -114,11 +118,11 @@ def _linear_backward(
     """Gradients of x, weight and gates; those not `needed` are empty."""
     wide, (E, I, O), N, R = accumulation_dtype(x.dtype), weight.shape, x.shape[0], len(order)
     need_x, need_weight, need_gates = needed
-    shares = _shares(2 * R * I * O)
+    shares = shares_of(2 * R * I * O)
     dx, more = x.new_empty((N, I) if need_x else 0), _more_outputs(shares, N * I, x.dtype) if need_x else None
     dweight, rests = _matrix_gradient(weight, need_weight, shares, wide)
     dgates = x.new_zeros(R if need_gates else 0, dtype=wide)
-    _call(
+    call(
         "linear_backward", x.dtype,
         [dy.contiguous(), x.contiguous(), weight.contiguous(), order, offsets,
          None if gates is None else gates.to(wide).contiguous(), dx if need_x else None, more,
@@ -149,11 +153,11 @@ def _few_mlp(x: Tensor, up: Tensor, down: Tensor, expert: Tensor, gates: Tensor)
     """Return y [N, D]; the same as `_mlp` gives. expert: [R], of each route."""
     (N, D), (E, _, S), R = x.shape, up.shape, len(expert)
     y = x.new_empty(N, D)
-    _call(
+    call(
         "few_mlp", x.dtype,
         [x.contiguous(), up.contiguous(), down.contiguous(), expert.contiguous(),
          gates.to(accumulation_dtype(x.dtype)).contiguous(), y],
-        [E, N, D, S, R, _shares(2 * R * D * S)],
+        [E, N, D, S, R, shares_of(2 * R * D * S)],
     )  # fmt: skip
     return y
 
@@ -162,11 +166,11 @@ def _few_linear(x: Tensor, weight: Tensor, expert: Tensor, gates: Tensor | None,
     """Return y [M, O]; the same as `_linear` gives. expert: [R], of each route."""
     (E, I, O), R = weight.shape, len(expert)
     y = x.new_empty(num_outputs, O)
-    _call(
+    call(
         "few_linear", x.dtype,
         [x.contiguous(), weight.contiguous(), expert.contiguous(),
          None if gates is None else gates.to(accumulation_dtype(x.dtype)).contiguous(), y],
-        [E, x.shape[0], num_outputs, I, O, R, _shares(R * I * O)],
+        [E, x.shape[0], num_outputs, I, O, R, shares_of(R * I * O)],
     )  # fmt: skip
     return y
 

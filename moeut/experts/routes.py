@@ -22,7 +22,7 @@ class Routes:
 
     def __init__(self, expert: Tensor, num_experts: int) -> None:
         """expert: integers 0 … `num_experts` of any shape, flattened to [R]; the last means "no expert"."""
-        self.expert = expert.detach().reshape(-1).long()
+        self.expert = expert.reshape(-1).long()
         self.num_experts = num_experts
         self._sorted: tuple[Tensor, Tensor] | None = None
 

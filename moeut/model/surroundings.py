@@ -39,7 +39,7 @@ class Surroundings(NamedTuple):
 
     phases: rotation angles of the query tokens. places: [T] integers, where the queries stand among the keys. mask:
     [B or 1, 1, T, N], True (or 0.0) where a query may look at a key, or None. is_causal: a plain causal triangle, T =
-    N, and no mask.
+    N, and no mask. one_step: nothing but one more token is computed, and nothing reported (`moeut.model.native_step`).
     """
 
     phases: Phases
@@ -47,6 +47,7 @@ class Surroundings(NamedTuple):
     mask: Tensor | None
     is_causal: bool
     tokens: Tokens
+    one_step: bool = False
 
 
 def token_weights(tokens: Tokens) -> Tensor | None:

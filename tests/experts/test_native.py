@@ -47,7 +47,7 @@ def test_the_same_bits_from_two_threads() -> None:
             z = expert_linear(x, up, routes, gates.flatten(), 300, backend="native")
             return [y, z, *torch.autograd.grad(y.sum() + z.square().sum(), leaves)]
 
-        assert native._shares(2 * 900 * 96 * 64) == 2
+        assert native.shares_of(2 * 900 * 96 * 64) == 2
         first = run()
         for _ in range(20):
             assert all(torch.equal(a, b) for a, b in zip(first, run(), strict=True))
@@ -57,7 +57,7 @@ def test_the_same_bits_from_two_threads() -> None:
 
 def test_small_work_stays_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
-    assert [native._shares(macs) for macs in (0, 2**17 - 1, 2**17, 2**40)] == [1, 1, 2, 16]
+    assert [native.shares_of(macs) for macs in (0, 2**17 - 1, 2**17, 2**40)] == [1, 1, 2, 16]
 
 
 @pytest.mark.usefixtures("native")

@@ -42,7 +42,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(groups, "_SCRATCH_BYTES", 3000)
         monkeypatch.setattr(cpu, "_FEW_ROUTES", 0)
     if cut == "three shares":
-        monkeypatch.setattr(native, "_shares", lambda macs: 3)
+        monkeypatch.setattr(native, "shares_of", lambda macs: 3)
     if cut == "tiny pieces":
         monkeypatch.setattr(grouped, "_WORKSPACE_BYTES", 300)
     return name

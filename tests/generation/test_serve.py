@@ -29,7 +29,7 @@ def served(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], s
     """The real command, once it is ready, and its address."""
     address = f"http://127.0.0.1:{(port := free_port())}"
     command = [sys.executable, "-m", "moeut", "serve", folder.name, "--port", str(port), *words]
-    # What a shell starts in the background ignores Ctrl-C, and so does what that starts, unless somebody listened to it.
+    # What a shell starts in the background ignores Ctrl-C, and so does what that starts, unless somebody listens.
     former = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, cwd=folder.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     signal.signal(signal.SIGINT, former)
