@@ -33,8 +33,6 @@ namespace {
 constexpr int64_t kPieceBytes = 512 * 1024;  // of gathered rows: a core's second-level cache, together with a matrix
 constexpr int64_t kFewRows = 4;              // up to here a product is limited by reading the matrix
 
-constexpr int64_t kAhead = 8192;             // bytes asked for before they are needed; the processor itself stops at a page
-
 // ---- numbers -------------------------------------------------------------------------------------------------------
 
 struct BFloat16 {
@@ -87,18 +85,8 @@ template <class W>
 void multiply(const W* left, const W* matrix, W* out, int64_t n, int64_t p, int64_t q) {
   if (n > kFewRows) return blas("N", "N", q, n, p, matrix, q, left, p, W(0), out, q);
   std::fill(out, out + n * q, W(0));
-  int64_t i = 0;
-  for (; i + 4 <= p; i += 4) {
-    const W *m0 = matrix + i * q, *m1 = m0 + q, *m2 = m1 + q, *m3 = m2 + q;
-    for (int64_t j = 0; j < 4 * q; j += 64 / sizeof(W)) __builtin_prefetch(m0 + kAhead / sizeof(W) + j);
-    for (int64_t row = 0; row < n; ++row) {
-      const W* l = left + row * p + i;
-      W* o = out + row * q;
-#pragma omp simd
-      for (int64_t j = 0; j < q; ++j) o[j] += (l[0] * m0[j] + l[1] * m1[j]) + (l[2] * m2[j] + l[3] * m3[j]);
-    }
-  }
-  for (; i < p; ++i)
+  // A row of the matrix at a time: the processor sees by itself what comes next.
+  for (int64_t i = 0; i < p; ++i)
     for (int64_t row = 0; row < n; ++row) {
       const W l = left[row * p + i];
       W* o = out + row * q;

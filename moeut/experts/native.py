@@ -42,12 +42,12 @@ def library() -> ctypes.CDLL:
 
 
 def call(name: str, dtype: torch.dtype, tensors: Sequence[Tensor | None], numbers: Sequence[int | float]) -> None:
-    """Call a function of the library: pointers, where they are wanted, of tensors on the CPU; then the numbers."""
-    pointers = [ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors]
-    values = [ctypes.c_double(number) if isinstance(number, float) else ctypes.c_int64(number) for number in numbers]
+    """Call a function of the library with pointers to tensors on the CPU, or to nothing, and then the numbers."""
     function = getattr(library(), f"moeut_{name}_{_NAMES[dtype]}")
-    function.restype = None
-    function(*pointers, *values)
+    if function.argtypes is None:
+        kinds = (ctypes.c_double if isinstance(number, float) else ctypes.c_int64 for number in numbers)
+        function.restype, function.argtypes = None, [*[ctypes.c_void_p] * len(tensors), *kinds]
+    function(*[None if tensor is None else tensor.data_ptr() for tensor in tensors], *numbers)
 
 
 def shares_of(macs: int) -> int:

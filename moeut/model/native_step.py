@@ -21,14 +21,16 @@ from moeut.model.switchhead import SwitchHeadAttention
 PARTS = {Layer, SwitchHeadAttention, SigmaMoE, Router, Linear, nn.LayerNorm, nn.Dropout}
 
 
-def can_step(layers: nn.ModuleList, backend: ExpertBackend, x: Tensor, around: Surroundings) -> bool:
-    """Whether `step` gives for x [B, T, d] what these layers would, and nobody would miss what it leaves out.
+def steps_of(
+    layers: nn.ModuleList, backend: ExpertBackend, x: Tensor, around: Surroundings
+) -> "tuple[LayerStep, ...] | None":
+    """What gives for x [B, T, d] what these layers would; None where it would not, or somebody would miss the layers.
 
-    It is one token that sees all keys, without gradients, in float32 or float64, on a CPU whose backend is `native`,
-    through layers of the paper's parts, with sigmoid gates and without biases, that nobody has put hooks or other parts
-    into (adapters, offloading).
+    It does for one token that sees all keys, without gradients, in float32 or float64, on a CPU with the backend
+    `native`, through layers of the paper's parts, with sigmoid gates and without biases, that nobody has put hooks or
+    other parts into (adapters, offloading).
     """
-    return (
+    fit = (
         x.shape[1] == 1
         and around.mask is None
         and x.device.type == "cpu"
@@ -40,6 +42,7 @@ def can_step(layers: nn.ModuleList, backend: ExpertBackend, x: Tensor, around: S
         and resolve_backend(backend, x.device, x.dtype) == "native"
         and all(_is_the_papers(layer) for layer in layers)
     )
+    return tuple(LayerStep(layer) for layer in layers if isinstance(layer, Layer)) if fit else None
 
 
 def _is_the_papers(layer: nn.Module) -> bool:
@@ -65,35 +68,47 @@ def _hooked(part: nn.Module) -> bool:
     return bool(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part) or part._compiled_call_impl)
 
 
-def step(layer: Layer, x: Tensor, around: Surroundings, slot: CacheSlot | None) -> Tensor:
-    """The stream x [B, 1, d] after a layer, its keys and values put into the cache. Only where `can_step` says so."""
-    attention, moe = layer.attention, layer.feed_forward
-    assert isinstance(attention, SwitchHeadAttention)
-    assert isinstance(moe, SigmaMoE)
-    config, (batch, _, d), x = attention.config, x.shape, x.contiguous()
-    heads, size, selected = config.num_attention_heads, config.head_dim, config.num_experts_per_tok
-    query, key, value = (x.new_empty(batch, heads, 1, size) for _ in range(3))
-    expert = torch.empty(batch * heads * selected, dtype=torch.int64)
-    gates = x.new_empty(batch * heads * selected)
-    cos, sin = around.phases
-    norm, dims = layer.attention_norm, [batch, d, heads, size, config.num_experts, selected]
-    call(
-        "step_begin", x.dtype,
-        [x, norm.weight, norm.bias, attention.q_proj.weight, attention.k_proj.weight, attention.v_router.weight,
-         attention.o_router.weight, attention.v_experts, cos, sin, query, key, value, expert, gates],
-        [norm.eps, *dims, cos.shape[-1], 0 if len(cos) == 1 else cos.shape[-1],
-         shares_of(batch * heads * (2 + selected) * d * size)],
-    )  # fmt: skip
-    keys, values = (key, value) if slot is None else slot.extend(key, value)
-    assert keys.stride(3) == values.stride(3) == 1
-    norm, y = layer.feed_forward_norm, torch.empty_like(x)
-    num_experts, _, expert_size = moe.up_experts.shape
-    chosen = moe.router.config.num_experts_per_tok
-    call(
-        "step_end", x.dtype,
-        [x, query, keys, values, expert, gates, attention.o_experts, norm.weight, norm.bias, moe.router.weight,
-         moe.up_experts, moe.down_experts, y],
-        [norm.eps, *keys.stride()[:3], *values.stride()[:3], *dims, keys.shape[2], num_experts, expert_size, chosen,
-         shares_of(2 * batch * chosen * d * expert_size)],
-    )  # fmt: skip
-    return y
+class LayerStep:
+    """What `Layer.forward` does, for one token of each sequence; made anew in each forward pass."""
+
+    def __init__(self, layer: Layer) -> None:
+        attention, moe = layer.attention, layer.feed_forward
+        assert isinstance(attention, SwitchHeadAttention)
+        assert isinstance(moe, SigmaMoE)
+        config, before, after = attention.config, layer.attention_norm, layer.feed_forward_norm
+        self.heads, self.head_dim, self.selected = (
+            config.num_attention_heads, config.head_dim, config.num_experts_per_tok
+        )  # fmt: skip
+        self.head_experts, self.chosen, self.eps = config.num_experts, moe.router.config.num_experts_per_tok, before.eps
+        self.num_experts, self.hidden_size, self.expert_size = moe.up_experts.shape
+        self.begin = [
+            before.weight, before.bias, attention.q_proj.weight, attention.k_proj.weight, attention.v_router.weight,
+            attention.o_router.weight, attention.v_experts,
+        ]  # fmt: skip
+        self.end = [
+            attention.o_experts, after.weight, after.bias, moe.router.weight, moe.up_experts, moe.down_experts
+        ]  # fmt: skip
+
+    def __call__(self, x: Tensor, around: Surroundings, slot: CacheSlot | None) -> Tensor:
+        """The stream x [B, 1, d] after the layer; keys and values go into the cache."""
+        x, batch, heads, size = x.contiguous(), x.shape[0], self.heads, self.head_dim
+        query, key, value = x.new_empty(3, batch, heads, 1, size).unbind()
+        expert = torch.empty(batch, heads, self.selected, dtype=torch.int64)
+        gates = x.new_empty(batch, heads, self.selected)
+        cos, sin = around.phases
+        half = cos.shape[-1]
+        dims = (batch, self.hidden_size, heads, size, self.head_experts, self.selected)
+        macs = batch * self.hidden_size * heads * size * (2 + self.selected)
+        call(
+            "step_begin", x.dtype, [x, *self.begin, cos, sin, query, key, value, expert, gates],
+            [self.eps, *dims, half, half if len(cos) > 1 else 0, shares_of(macs)],
+        )  # fmt: skip
+        keys, values = (key, value) if slot is None else slot.extend(key, value)
+        assert keys.stride(3) == values.stride(3) == 1
+        y, macs = torch.empty_like(x), 2 * batch * self.chosen * self.hidden_size * self.expert_size
+        call(
+            "step_end", x.dtype, [x, query, keys, values, expert, gates, *self.end, y],
+            [self.eps, *keys.stride()[:3], *values.stride()[:3], *dims, keys.shape[2], self.num_experts,
+             self.expert_size, self.chosen, shares_of(macs)],
+        )  # fmt: skip
+        return y

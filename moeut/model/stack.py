@@ -19,7 +19,7 @@ from moeut.model.cache import Cache, CacheSlot
 from moeut.model.halting import ActConfig, HaltingGate, act_loss, advance, begin, decide
 from moeut.model.initialise import InitialWeights, Scheme
 from moeut.model.layer import AttentionConfig, FeedForwardConfig, Layer, NormName, build_attention, build_feed_forward
-from moeut.model.native_step import can_step, step
+from moeut.model.native_step import steps_of
 from moeut.model.rope import Phases, num_rotated_channels, rotary_phases
 from moeut.model.routing import Router, Selection
 from moeut.model.softmax_routing import SoftmaxRouter
@@ -149,8 +149,8 @@ class MoEUT(nn.Module):
         past = 0 if cache is None else cache.get_seq_length()
         around = self._surroundings(x, attention_mask, past, causal, position_ids)
         if self.config.halting is None:
-            if not return_routing and can_step(self.layers, self.config.expert_backend, x, around):
-                around = around._replace(one_step=True)
+            if not return_routing:
+                around = around._replace(steps=steps_of(self.layers, self.config.expert_backend, x, around))
             passage = self._straight(x, around, cache)
         else:
             may_leave_early = not (self.training or return_routing)
@@ -197,11 +197,11 @@ class MoEUT(nn.Module):
     def _layer(
         self, depth: int, x: Tensor, around: Surroundings, cache: Cache | None, source: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Selection]]:
-        layer = self.layers[self.config.schedule[depth]]
-        assert isinstance(layer, Layer)
+        index = self.config.schedule[depth]
+        layer = self.layers[index]
         slot = None if cache is None else CacheSlot(cache, depth)
-        if around.one_step:
-            return step(layer, x, around, slot), {}
+        if around.steps is not None:
+            return around.steps[index](x, around, slot), {}
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(layer, x, around, slot, source, use_reentrant=False)  # pyright: ignore[reportReturnType]
         return layer(x, around, slot, source)
