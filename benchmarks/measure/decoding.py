@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import Cache
 
 from moeut.experts import ExpertBackend
-from moeut.generation.cache import growing_cache
+from moeut.generation.growing_cache import growing_cache
 from moeut.model.language_model import LanguageModel
 from moeut.model.sigma_moe import SigmaMoE
 from moeut.model.switchhead import SwitchHeadAttention

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moeut.generation.cache import growing_cache
+from moeut.generation.growing_cache import growing_cache
 from moeut.hf.modeling import CACHE_NAME, MoEUTForCausalLM
 
 

@@ -7,7 +7,7 @@ import torch
 from tiny_folder import CONFIG
 from transformers import Cache
 
-from moeut.generation.cache import GrowingLayer
+from moeut.generation.growing_cache import GrowingLayer
 from moeut.generation.writer import Writer
 from moeut.hf.modeling import CACHE_NAME, MoEUTForCausalLM
 from moeut.model.language_model import LanguageModel

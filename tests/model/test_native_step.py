@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import DynamicCache
 
-from moeut.generation.cache import growing_cache
+from moeut.generation.growing_cache import growing_cache
 from moeut.model.attention import DenseAttentionConfig
 from moeut.model.cache import Cache
 from moeut.model.language_model import LanguageModel, ModelConfig

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Cache, DynamicCache
 
-from moeut.generation import cache as cache_module
-from moeut.generation.cache import GrowingTensor, growing_cache
+from moeut.generation import growing_cache as cache_module
+from moeut.generation.growing_cache import GrowingTensor, growing_cache
 
 BATCH, HEADS, SIZE = 3, 2, 4
 
