@@ -47,20 +47,17 @@ def step_report(arguments: argparse.Namespace, clock: Clock) -> Iterator[str]:
     yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
     subjects = models(arguments)
     for batch in arguments.batches:
-        once, again = (
-            {name: decoding.bytes_read(model, batch, dense_again=dense_again) for name, model in subjects.items()}
-            for dense_again in (False, True)
-        )
+        weights = {name: decoding.bytes_read(model, batch) for name, model in subjects.items()}
         for context in arguments.contexts:
             steps = {name: decoding.step(model, batch, context) for name, model in subjects.items()}
-            reads = {f"{name} read": decoding.reading(once[name]) for name in subjects}
+            reads = {f"{name} read": decoding.reading(weights[name].once) for name in subjects}
             taken = medians({**steps, **reads}, arguments.repetitions, clock)
             for name in subjects:
-                seconds, read = taken[name], taken[f"{name} read"]
+                seconds, read, (once, again) = taken[name], taken[f"{name} read"], weights[name]
                 yield (
                     f"| {name} | {batch} | {context:,} | {1e3 * seconds:.2f} | {1e3 * seconds / batch:.2f} "
-                    f"| {once[name] / 1e6:.0f} ({again[name] / 1e6:.0f}) | {once[name] / read / 1e9:.1f} "
-                    f"| {seconds / read:.2f} ({seconds / read * once[name] / again[name]:.2f}) |"
+                    f"| {once / 1e6:.0f} ({again / 1e6:.0f}) | {once / read / 1e9:.1f} "
+                    f"| {seconds / read:.2f} ({seconds / read * once / again:.2f}) |"
                 )
 
 

@@ -6,6 +6,7 @@ Letters: B batch, H heads, P head size, V vocabulary.
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import cycle
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -77,22 +78,30 @@ def recomputation(model: LanguageModel, context: int) -> Callable[[], object]:
     return run
 
 
-def bytes_read(model: LanguageModel, batch_size: int, *, dense_again: bool) -> float:
-    """Weights that a step reads, in bytes: the mean over some steps.
+class BytesRead(NamedTuple):
+    """Weights that a step reads, in bytes; see `bytes_read`."""
+
+    once: float
+    again: float
+
+
+def bytes_read(model: LanguageModel, batch_size: int) -> BytesRead:
+    """Weights that a step reads: the mean over some steps.
 
     The embedding is left out, of which a token reads one vector. In each executed layer, the experts that some token of
     the batch has chosen count, whether or not an earlier repeat has read them. What all tokens meet (queries, keys,
-    routers, norms) counts once for each layer that has weights of its own, or, if `dense_again`, once for each
-    executed layer. Head and final norm count once.
+    routers, norms) counts once for each layer that has weights of its own (`once`), or once for each executed layer
+    (`again`). Head and final norm count once.
     """
     dense = [
         sum(parameter.numel() for parameter in layer.parameters() if parameter.dim() < 3)
         for layer in model.stack.layers
     ]  # expert matrices alone have three dimensions
     ends = sum(parameter.numel() for part in (model.norm, model.lm_head) for parameter in part.parameters())
-    repeats = model.config.num_repeats if dense_again else 1
     steps = [experts_read(model, tokens(model, batch_size, 1)) for _ in range(DIFFERENT)]
-    return model.lm_head.weight.itemsize * (repeats * sum(dense) + ends + sum(steps) / len(steps))
+    others, itemsize = ends + sum(steps) / len(steps), model.lm_head.weight.itemsize
+    once, again = (itemsize * (times * sum(dense) + others) for times in (1, model.config.num_repeats))
+    return BytesRead(once, again)
 
 
 def experts_read(model: LanguageModel, inputs: Tensor) -> int:

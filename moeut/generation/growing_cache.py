@@ -14,7 +14,7 @@ SMALLEST = 256
 
 
 class GrowingTensor:
-    """A tensor [B, H, N, P] to which tokens are appended. When its memory is full, it moves to twice as much."""
+    """A tensor [B, H, N, P] to which tokens are appended. When its memory is full, it moves to half as much again."""
 
     def __init__(self) -> None:
         self._memory: Tensor | None = None
@@ -28,7 +28,7 @@ class GrowingTensor:
         end = num_held + new.shape[2]
         memory = self._memory
         if memory is None or held is not self._held or end > memory.shape[2]:
-            memory = new.new_empty(*new.shape[:2], max(SMALLEST, 1 << end.bit_length()), new.shape[3])
+            memory = new.new_empty(*new.shape[:2], max(SMALLEST, end + end // 2), new.shape[3])
             if num_held:
                 memory[:, :, :num_held] = held
         memory[:, :, num_held:end] = new

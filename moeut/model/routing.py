@@ -112,9 +112,8 @@ class Router(nn.Module):
         dropping = self.training and config.expert_dropout > 0
         if dropping:
             choosable = scores.masked_fill(torch.rand_like(scores) < config.expert_dropout, -torch.inf)
-        best, experts = choosable.topk(config.num_experts_per_tok, dim=-1)
-        chosen = scores.gather(-1, experts) if dropping else best
-        gates = gate_function(config.gate)(scores, chosen).to(x.dtype)
+        best, experts = choosable.detach().topk(config.num_experts_per_tok, dim=-1)
+        gates = gate_function(config.gate)(scores, experts).to(x.dtype)
         numbers = experts
         if self.num_groups > 1:
             first_of_group = torch.arange(0, nobody, config.num_experts, device=x.device)
@@ -131,8 +130,7 @@ class Router(nn.Module):
 
     def scores(self, x: Tensor) -> Tensor:
         """Raw scores [B, T, G, E], at least float32."""
-        scores = wide_linear(x, self.weight, self.bias)
-        return scores.view(*scores.shape[:-1], self.num_groups, self.config.num_experts)
+        return wide_linear(x, self.weight, self.bias).unflatten(-1, (self.num_groups, self.config.num_experts))
 
     def regulariser(self, applications: Sequence[Usage]) -> Tensor:
         """The coefficient times the balance term, of what all applications of the layer in one pass reported."""
@@ -161,14 +159,14 @@ def unless(
 
 
 def gate_function(name: GateName) -> Callable[[Tensor, Tensor], Tensor]:
-    """(scores [B, T, G, E], those of the selected [B, T, G, K]) → gates [B, T, G, K]; names as in `RouterConfig`."""
+    """(scores [B, T, G, E], experts [B, T, G, K]) → gates [B, T, G, K]; names as in `RouterConfig`."""
     match name:
         case "sigmoid":
-            return lambda scores, chosen: chosen.sigmoid()
+            return lambda scores, experts: scores.gather(-1, experts).sigmoid()
         case "softmax":
-            return lambda scores, chosen: (chosen - scores.logsumexp(dim=-1, keepdim=True)).exp()
+            return lambda scores, experts: scores.softmax(dim=-1).gather(-1, experts)
         case "softmax_of_selected":
-            return lambda scores, chosen: chosen.softmax(dim=-1)
+            return lambda scores, experts: scores.gather(-1, experts).softmax(dim=-1)
 
 
 def total(applications: Sequence[StatisticsT]) -> StatisticsT:
