@@ -17,6 +17,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import torch
 from measure import decoding
@@ -107,7 +108,7 @@ def around_report(arguments: argparse.Namespace, clock: Clock) -> Iterator[str]:
             )
 
 
-def generation(writer: torch.nn.Module, prompt: torch.Tensor, number: int) -> Callable[[], object]:
+def generation(writer: Any, prompt: torch.Tensor, number: int) -> Callable[[], object]:
     """So many new tokens after a prompt."""
     return lambda: writer.generate(
         prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=number, min_new_tokens=number, do_sample=True,

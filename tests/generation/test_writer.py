@@ -58,7 +58,7 @@ def test_a_prompt_without_tokens_begins_a_document(model: LanguageModel) -> None
 
 
 def test_its_cache_grows(model: LanguageModel) -> None:
-    output = written(Writer.wrap(model), torch.tensor([[1, 2]]), do_sample=False, return_dict_in_generate=True)
+    output: Any = written(Writer.wrap(model), torch.tensor([[1, 2]]), do_sample=False, return_dict_in_generate=True)
     cache = output[CACHE_NAME]
     assert isinstance(cache, Cache)
     assert [type(layer) for layer in cache.layers] == [GrowingLayer] * CONFIG.num_hidden_layers

@@ -95,6 +95,7 @@ def test_the_first_token_and_places_of_ones_own(steps: list[int]) -> None:
     assert len(steps) == 12
     assert_close(alone, with_gradients.logits.detach(), rtol=1e-10, atol=1e-12)
     assert_close(cached, alone)
+    assert hidden is not None
     assert len(hidden) == 5
     with torch.no_grad():  # rotated by places that differ, to keys that do not
         cache, later = growing_cache(4), torch.tensor([[9], [1], [1001]])
@@ -153,9 +154,10 @@ class Adapter(nn.Linear):
 
 def test_layers_that_somebody_would_miss_are_left_alone(steps: list[int]) -> None:
     model, token = build(CONFIG), torch.tensor([[1]])
-    router = model.stack.layers[0].feed_forward.router
+    layer: Any = model.stack.layers[0]
+    router, attention = layer.feed_forward.router, layer.attention
     with torch.no_grad():
-        assert model(token, return_routing=True).routing[0]
+        assert model(token, return_routing=True).routing
         for hook in (router.register_forward_hook, router.register_forward_pre_hook):
             handle = hook(lambda *_: None)
             model(token)
@@ -166,7 +168,6 @@ def test_layers_that_somebody_would_miss_are_left_alone(steps: list[int]) -> Non
         router.train()
         model(token)
         router.eval()
-        attention = model.stack.layers[1].attention
         dense, attention.q_proj = attention.q_proj, Adapter(13, 12, bias=False).double()
         model(token)
         attention.q_proj = dense
