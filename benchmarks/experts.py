@@ -91,7 +91,7 @@ def mlp_leaves(shape: Shape, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor
 
 def our_mlp(x: Tensor, up: Tensor, down: Tensor, gates: Tensor, *, expert: Tensor, backend: ExpertBackend) -> Tensor:
     """Sorting included: in a model it is done once for each selection."""
-    return expert_mlp(x, up, down, Routes.sort(expert, up.shape[0]), gates.flatten(), backend=backend)
+    return expert_mlp(x, up, down, Routes(expert, up.shape[0]), gates.flatten(), backend=backend)
 
 
 def our_linear(
@@ -196,7 +196,7 @@ def switchhead(models: list[str], tokens: int, timing: Timing) -> None:
         )  # fmt: skip
         gates, within = choose(tokens * H, A, K, "uniform")
         expert = within.view(tokens, H, K) + torch.arange(H)[:, None] * A
-        routes = Routes.sort(expert, H * A)
+        routes = Routes(expert, H * A)
         for kind, rows, outputs, I, O in (
             ("values", tokens, tokens * H, D, P),
             ("outputs", tokens * H, tokens, P, D),
@@ -287,7 +287,7 @@ def step_of(variant: str, shape: Shape) -> Callable[[], None]:
         if variant == "dense":
             y = torch.relu(x @ up) @ down
         else:
-            routes = Routes.sort(expert, shape.num_experts)
+            routes = Routes(expert, shape.num_experts)
             y = expert_mlp(x, up, down, routes, gates.flatten(), backend=variant)  # pyright: ignore[reportArgumentType]
         y.backward(dy)
 

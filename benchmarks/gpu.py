@@ -39,11 +39,11 @@ def moe_leaves(model: Model, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def our_mlp(x: Tensor, up: Tensor, down: Tensor, gates: Tensor, *, expert: Tensor, backend: ExpertBackend) -> Tensor:
     """Sorting included: in a model it is done once for each selection."""
-    return expert_mlp(x, up, down, Routes.sort(expert, up.shape[0]), gates.flatten(), backend=backend)
+    return expert_mlp(x, up, down, Routes(expert, up.shape[0]), gates.flatten(), backend=backend)
 
 
 def our_linear(x: Tensor, weight: Tensor, gates: Tensor, *, expert: Tensor, outputs: int, backend: ExpertBackend):
-    routes = Routes.sort(expert, weight.shape[0])
+    routes = Routes(expert, weight.shape[0])
     return expert_linear(x, weight, routes, gates.flatten(), outputs, backend=backend)
 
 

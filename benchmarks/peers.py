@@ -78,7 +78,7 @@ def load(path: Path, name: str) -> ModuleType:
 def ours_project(
     x: Tensor, weight: Tensor, gates: Tensor, expert: Tensor, *, weighted: bool, backend: ExpertBackend
 ) -> Tensor:
-    routes = Routes.sort(expert, weight.shape[0])
+    routes = Routes(expert, weight.shape[0])
     outputs, gate = (len(expert), gates.flatten()) if weighted else (expert.numel(), None)
     with torch.autocast("cuda", torch.bfloat16):
         return expert_linear(x, weight, routes, gate, outputs, backend=backend)
@@ -110,7 +110,7 @@ def scattermoe_project(
 
 
 def ours_layer(x: Tensor, up: Tensor, down: Tensor, gates: Tensor, expert: Tensor, *, backend: ExpertBackend) -> Tensor:
-    routes = Routes.sort(expert, up.shape[0])
+    routes = Routes(expert, up.shape[0])
     with torch.autocast("cuda", torch.bfloat16):
         return expert_mlp(x, up, down, routes, gates.flatten(), backend=backend)
 

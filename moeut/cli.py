@@ -24,6 +24,7 @@ from moeut.commands import (
     generate,
     match,
     prepare,
+    serve,
     train,
 )
 
@@ -142,8 +143,12 @@ def build_parser() -> argparse.ArgumentParser:
     sub = verb("generate", generate, "Continue a prompt.")
     sub.add_argument("model", metavar="MODEL", help="a model folder or a run folder")
     sub.add_argument(
-        "prompt", metavar="PROMPT", nargs="?", default="", help="text to continue (default: a new document)"
-    )
+        "prompt", metavar="PROMPT", nargs="?",
+        help="text to continue, - for what comes from stdin; without it, at a terminal, you are asked for prompts, and "
+        "elsewhere a document begins",
+    )  # fmt: skip
+    sub.add_argument("--interactive", action="store_true", help="ask for prompts; Ctrl-C stops a text, Ctrl-D all")
+    sub.add_argument("--num-return-sequences", type=_positive, default=1, metavar="N", help="texts (%(default)s)")
     sub.add_argument("--max-new-tokens", type=int, default=200, metavar="N", help="(%(default)s)")
     sub.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0 takes the likeliest (%(default)s)")
     sub.add_argument("--top-k", type=int, metavar="K", help="choose among the K likeliest")
@@ -151,6 +156,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--top-p", type=float, metavar="P", help="choose among the likeliest that hold P of the probability"
     )
     sub.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same text (%(default)s)")
+    repeats(sub)
+    device(sub)
+
+    sub = verb("serve", serve, "Answer over HTTP, as OpenAI's API does (needs the extra [serve]).")
+    sub.add_argument("model", metavar="MODEL", help="a model folder or a run folder")
+    sub.add_argument("--host", default="127.0.0.1", metavar="NAME", help="where to listen (%(default)s)")
+    sub.add_argument("--port", type=int, default=8000, metavar="N", help="(%(default)s)")
     repeats(sub)
     device(sub)
 

@@ -5,9 +5,9 @@ Each takes the options that `moeut.cli` has read, prints its result to stdout, a
 
 import argparse
 import json
-import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ DEFAULT_PRESET = "tiny"
 def prepare(options: argparse.Namespace) -> int:
     """`moeut prepare`: text → tokenizer, token shards, held-out part."""
     from moeut.data.prepare import prepare as prepare_folder
+    from moeut.training.interruption import signal_of, sigterm_interrupts
     from moeut.training.progress import Progress
     from moeut.trees import to_yaml
 
@@ -30,19 +31,13 @@ def prepare(options: argparse.Namespace) -> int:
     given = [*options.paths, *([options.recipe] if options.recipe else [])]
     folder = Path(options.out or (f"data/{Path(given[0]).name.split('.')[0]}" if given else DEFAULT_DATA))
 
-    def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt(number)
-
-    former = signal.signal(signal.SIGTERM, stop)
     try:
-        with Progress(quiet=options.quiet) as progress:
+        with sigterm_interrupts(), Progress(quiet=options.quiet) as progress:
             manifest, written = prepare_folder(
                 folder, recipe, overwrite=options.overwrite, progress=progress, notice=progress.warn
             )
     except KeyboardInterrupt as interrupt:
-        return _exit_code(interrupt.args[0] if interrupt.args else signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGTERM, former)
+        return _exit_code(signal_of(interrupt))
     splits = {name: vars(counts) for name, counts in manifest.splits.items()}
     sources = {source.name: vars(source.splits["train"]) for source in manifest.sources if "train" in source.splits}
     lines = [f"{folder}: {'written' if written else 'already holds just this; nothing to do'}"]
@@ -156,26 +151,74 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def generate(options: argparse.Namespace) -> int:
-    """`moeut generate`: text to the terminal as it comes."""
-    from moeut.experiments.run_folder import model_folder
+    """`moeut generate`: text to the terminal as it comes, after prompts of the command line, of stdin, or asked for."""
+    from dataclasses import replace
+
+    from moeut.experiments.matching import longer_than_trained
+    from moeut.experiments.run_folder import model_folder, run_of
     from moeut.generation.generate import GenerationConfig, load
     from moeut.generation.generate import generate as write
+    from moeut.generation.interactive import converse
     from moeut.training.distributed import pick_device
     from moeut.validation import validate
 
     names = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
     settings = validate(GenerationConfig, {name: getattr(options, name) for name in names})
-    model = load(model_folder(Path(options.model)), pick_device(options.device), options.repeats)
-    if options.json:
-        print(json.dumps({"prompt": options.prompt, "text": write(model, options.prompt, settings)}))
-        return 0
+    if options.interactive and options.prompt is not None:
+        raise ValueError("--interactive asks for prompts: leave out PROMPT")
+    folder = model_folder(Path(options.model))
+    run = run_of(folder)
+    model = load(folder, pick_device(options.device), options.repeats)
 
     def show(piece: str) -> None:
         print(piece, end="", flush=True)
 
-    show(options.prompt)
-    write(model, options.prompt, settings, show)
-    print()
+    def continue_text(prompt: str, number: int) -> None:
+        sampled = replace(settings, seed=(settings.seed + number) % 2**64)
+        if options.json:
+            print(json.dumps({"prompt": prompt, "text": write(model, prompt, sampled)}), flush=True)
+            return
+        show(prompt)
+        write(model, prompt, sampled, show)
+        print()
+
+    def respond(prompt: str, number: int) -> None:
+        if run is not None and (warning := longer_than_trained(prompt, model.tokenizer, run)):
+            print(f"moeut: warning: {warning}", file=sys.stderr)
+        for sample in range(options.num_return_sequences):
+            if sample and not options.json:
+                print()
+            continue_text(prompt, number * options.num_return_sequences + sample)
+
+    at_terminal = sys.stdin.isatty() and sys.stdout.isatty() and not options.json
+    if options.interactive or (options.prompt is None and at_terminal):
+        with suppress(ImportError):
+            import readline  # noqa: F401 (lines can then be edited and recalled)
+        converse(lambda: input("" if options.json else "> "), respond, print)
+    else:
+        respond(_stdin() if options.prompt == "-" else options.prompt or "", 0)
+    return 0
+
+
+def serve(options: argparse.Namespace) -> int:
+    """`moeut serve`: a model behind OpenAI's API, until Ctrl-C or SIGTERM."""
+    import logging
+
+    from moeut.experiments.run_folder import model_folder
+    from moeut.generation.serve import serve as run_server
+    from moeut.training.distributed import pick_device
+    from moeut.training.interruption import signal_of, sigterm_interrupts
+
+    if options.quiet:
+        logging.disable(logging.WARNING)
+    try:
+        with sigterm_interrupts():
+            run_server(
+                model_folder(Path(options.model)), options.host, options.port, pick_device(options.device),
+                options.repeats, notice=lambda line: print(f"moeut: {line}", file=sys.stderr),
+            )  # fmt: skip
+    except KeyboardInterrupt as interrupt:
+        return _exit_code(signal_of(interrupt), tell=False)
     return 0
 
 
@@ -291,6 +334,14 @@ def _named(name: str, options: argparse.Namespace) -> Any:
 
 def _print(result: dict[str, Any], lines: Sequence[str], *, as_json: bool) -> None:
     print(json.dumps(result, indent=2) if as_json else "\n".join(lines))
+
+
+def _stdin() -> str:
+    """All of stdin, without the line end that `echo` puts at its end."""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError:
+        raise ValueError("-: what comes from stdin is not UTF-8 text") from None
 
 
 def _exit_code(interrupted_by: int | None, *, tell: bool = True) -> int:

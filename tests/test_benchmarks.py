@@ -139,3 +139,44 @@ def test_a_run_with_more_time_is_no_victory(training: ModuleType):
     assert "NOT FAIR" in training.verdict([run, rival._replace(seconds=5.1)])
     assert "NOT FAIR" in training.verdict([run, rival._replace(parameters=801)])
     assert "NOT FAIR" in training.verdict([run, run._replace(seconds=3.9), rival])
+
+
+@pytest.fixture
+def generation(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """`benchmarks/generation.py`, imported as it is when it runs, reading little."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    module = import_module("generation")
+    monkeypatch.setattr(module.decoding, "BUFFER", 2**20)
+    return module
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("what", ["step", "prefill", "uncached", "around"])
+def test_generation(generation: ModuleType, capsys: pytest.CaptureFixture[str], what: str):
+    sizes = ["--preset", "nano", "--rival", "dense-tiny", "--batches", "1", "2", "--contexts", "3", "9"]
+    generation.main([what, *sizes, "--new-tokens", "2", "--repetitions", "1", "--threads", "1"])
+    found = rows(capsys.readouterr().out)
+    batches = 2 if what in ("step", "prefill") else 1
+    assert len(found) == 3 * 2 * batches
+    assert [row[0] for row in found[:3]] == ["nano, native", "nano, cpu", "dense-tiny"]
+    assert all(float(row[3].replace(",", "")) > 0 for row in found)
+
+
+def test_weights_read_are_those_that_a_token_meets(generation: ModuleType):
+    """A dense model reads all but its embedding; of a MoEUT's experts the chosen ones, each time."""
+    decoding = generation.decoding
+    dense = decoding.build("dense-tiny", "cpu")
+    rest = sum(parameter.numel() for parameter in dense.parameters()) - dense.embedding.weight.numel()
+    assert decoding.bytes_read(dense, 3) == (4 * rest, 4 * rest)
+    ours = decoding.build("nano", "cpu")
+    config, layer = ours.config, ours.stack.layers[0]
+    moe, attention = config.feed_forward, config.attention
+    chosen = 2 * moe.num_experts_per_tok * moe.moe_intermediate_size
+    chosen += 2 * attention.num_attention_heads * attention.num_experts_per_tok * attention.head_dim
+    experts = config.num_hidden_layers * config.hidden_size * chosen
+    common = sum(parameter.numel() for parameter in layer.parameters() if parameter.dim() < 3)
+    ends = sum(parameter.numel() for part in (ours.norm, ours.lm_head) for parameter in part.parameters())
+    once, again = decoding.bytes_read(ours, 1)
+    assert once == 4 * (experts + config.group_size * common + ends)
+    assert again == 4 * (experts + config.num_hidden_layers * common + ends)
+    assert once < decoding.bytes_read(ours, 2).once < 2 * once

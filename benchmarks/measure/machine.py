@@ -3,8 +3,9 @@
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import median
 
 
 def hardware() -> str:
@@ -26,3 +27,11 @@ def seconds(run: Callable[[], object], clock: Callable[[], float] = time.perf_co
     start = clock()
     run()
     return clock() - start
+
+
+def medians(
+    runs: Mapping[str, Callable[[], object]], repetitions: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """Seconds of each run, which take turns; the first turn warms up."""
+    taken = [{name: seconds(run, clock) for name, run in runs.items()} for _ in range(repetitions + 1)][1:]
+    return {name: median(turn[name] for turn in taken) for name in runs}

@@ -3,6 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
+from moeut.config import RunConfig
+from moeut.data.tokenizer import encode
 from moeut.data.tokens import PreparedData, open_prepared
 from moeut.experiments.run_folder import model_folder
 from moeut.model.folder import read_config
@@ -52,6 +56,14 @@ def refuse_another_model(path: Path, model: ModelConfig) -> None:
     changed = differences(_bound(model_tree(path)), _bound(to_tree(model)))
     if changed:
         raise ValueError(f"init_from: {path} is another model ({'; '.join(changed)})")
+
+
+def longer_than_trained(prompt: str, tokenizer: Tokenizer, run: RunConfig) -> str | None:
+    """What to say of a prompt with more tokens than the run has ever seen at a time, or None where it has fewer."""
+    length, trained = len(encode(tokenizer, [prompt])[0]), run.training.context_length
+    if length <= trained:
+        return None
+    return f"the prompt has {length:,} tokens, more than the model was trained on at a time ({trained:,})"
 
 
 def _bound(tree: Tree) -> Tree:

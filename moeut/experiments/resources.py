@@ -36,9 +36,9 @@ def resolved(config: RunConfig, ranks: Ranks, notice: Callable[[str], None]) -> 
     for that; notice is told where it would be and cannot. Raises ValueError where not even one sequence fits.
     """
     if config.model.expert_backend == "auto" and router_sizes(config.model):
-        if ranks.device.type == "cpu":
-            _compile_if_worth_it(config, ranks, notice)
         backend = resolve_backend("auto", ranks.device)
+        if backend == "cpu" and _compiled_because_worth_it(config, ranks, notice):
+            backend = "native"
         config = replace(config, model=replace(config.model, expert_backend=backend))
     training = config.training
     precision = resolve_precision(training.precision, ranks.device)
@@ -57,19 +57,22 @@ def resolved(config: RunConfig, ranks: Ranks, notice: Callable[[str], None]) -> 
     return replace(config, training=replace(training, precision=precision, micro_batch_size=rows))
 
 
-def _compile_if_worth_it(config: RunConfig, ranks: Ranks, notice: Callable[[str], None]) -> None:
-    if native.built() or (expected := _expected_seconds(config, ranks)) < WORTH_COMPILING_SECONDS:
-        return
+def _compiled_because_worth_it(config: RunConfig, ranks: Ranks, notice: Callable[[str], None]) -> bool:
+    expected = _expected_seconds(config, ranks)
+    if expected < WORTH_COMPILING_SECONDS:
+        return False
     if compiler() is None:
         notice(
             f"expert backend cpu, because there is no C++ compiler (c++, g++ or clang++); with one, this run of about "
             f"{expected / 60:,.0f} minutes would be faster"
         )
-        return
+        return False
     try:
         native.library()
     except ValueError as error:
         notice(f"expert backend cpu, because native cannot be had: {error}")
+        return False
+    return True
 
 
 def _expected_seconds(config: RunConfig, ranks: Ranks) -> float:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from moeut.experts import cpu, grouped, native, reference
+from moeut.experts.autocast import rounded, without_autocast
 from moeut.experts.routes import Routes
 
 __all__ = ["ExpertBackend", "Routes", "expert_linear", "expert_mlp", "resolve_backend"]
@@ -39,10 +40,10 @@ def expert_mlp(
 
     Raises ValueError where shapes or dtypes do not fit, or the backend cannot run on x's device or in its dtype.
     """
-    x, up, down = _autocast(x, up, down)
+    x, up, down = rounded(x, up, down)
     _check(x, (up, down), routes, gates, x.shape[0])
     implementation = _implementation(backend, x)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device.type):
         return implementation.expert_mlp(x, up, down, routes, gates)
 
 
@@ -65,10 +66,10 @@ def expert_linear(
 
     Raises ValueError where shapes or dtypes do not fit, or the backend cannot run on x's device or in its dtype.
     """
-    x, weight = _autocast(x, weight)
+    x, weight = rounded(x, weight)
     _check(x, (weight,), routes, gates, num_outputs)
     implementation = _implementation(backend, x)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device.type):
         return implementation.expert_linear(x, weight, routes, gates, num_outputs)
 
 
@@ -122,15 +123,6 @@ def _implementation(backend: ExpertBackend, x: Tensor):
 
         return fused.deterministic if resolved == "triton" else fused.atomic
     return {"reference": reference, "cpu": cpu, "native": native, "grouped": grouped}[resolved]
-
-
-def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors in autocast's dtype where autocast is on; like torch, it leaves float64 alone."""
-    device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return tuple(tensor if tensor.dtype == torch.float64 else tensor.to(dtype) for tensor in tensors)
 
 
 def _check(x: Tensor, weights: tuple[Tensor, ...], routes: Routes, gates: Tensor | None, num_outputs: int) -> None:

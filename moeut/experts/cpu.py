@@ -19,7 +19,7 @@ from torch.nn.functional import embedding_bag
 
 from moeut.experts.fresh_memory import fresh
 from moeut.experts.groups import accumulate, cut, gather, multiply, scatter, scratch
-from moeut.experts.operations import Kernels, operations
+from moeut.experts.operations import FewRoutes, Kernels, operations
 from moeut.experts.reference import accumulation_dtype
 
 _FEW_ROUTES = 256
@@ -30,9 +30,8 @@ def _mlp(
 ) -> tuple[Tensor, Tensor]:
     """Return (y [N, D], relu(x up) [R, S] in sorted order); the second is empty unless `keep_hidden`."""
     dtype, D, S = accumulation_dtype(x.dtype), x.shape[1], up.shape[2]
-    if not keep_hidden and _few(order, x.dtype):
-        hidden = _few_products(x, up, order, offsets).relu_().mul_(_gates_of_experts(gates, order, offsets))
-        return _sum_routes(_few_products(hidden, down, order, offsets), x.shape[0]), hidden.new_empty(0, S)
+    if not keep_hidden and _are_few(len(order), x.dtype):
+        return _few_mlp(x, up, down, _experts(order, offsets), gates), x.new_empty(0, S)
     x, rows = x.contiguous(), _rows(order, x.shape[0])
     gate = gates.to(dtype)[order, None]
     y = x.new_zeros(x.shape, dtype=dtype)
@@ -101,10 +100,8 @@ def _linear(
 ) -> Tensor:
     """Return y [M, O]."""
     dtype, (_, I, O), x = accumulation_dtype(x.dtype), weight.shape, x.contiguous()
-    if _few(order, x.dtype):
-        products = _few_products(x, weight, order, offsets)
-        products *= _gates_of_experts(products.new_ones(()) if gates is None else gates, order, offsets)
-        return _sum_routes(products, num_outputs)
+    if _are_few(len(order), x.dtype):
+        return _few_linear(x, weight, _experts(order, offsets), gates, num_outputs)
     input_rows, output_rows = _rows(order, x.shape[0]), _rows(order, num_outputs)
     gate = None if gates is None else gates.to(dtype)[order, None]
     y = x.new_zeros(num_outputs, O, dtype=dtype)
@@ -159,35 +156,43 @@ def _linear_backward(
     return dx.to(x.dtype), dweight.to(x.dtype), _unsort(dgate, order).to(x.dtype if gates is None else gates.dtype)
 
 
-def _few(order: Tensor, dtype: torch.dtype) -> bool:
-    return 0 < len(order) <= _FEW_ROUTES and dtype in (torch.float32, torch.float64)
+def _are_few(num_routes: int, dtype: torch.dtype) -> bool:
+    return 0 < num_routes <= _FEW_ROUTES and dtype in (torch.float32, torch.float64)
 
 
-def _few_products(x: Tensor, weight: Tensor, order: Tensor, offsets: Tensor) -> Tensor:
-    """x weight[e] of each route, in the order of the routes: [R, O]. x: [N, I]; weight: [E, I, O].
+def _few_mlp(x: Tensor, up: Tensor, down: Tensor, expert: Tensor, gates: Tensor) -> Tensor:
+    """Return y [N, D]. expert: [R], of each route."""
+    hidden = _few_products(x, up, expert).relu_().mul_(_gates_of_experts(gates, expert, len(up)))
+    return _few_products(hidden, down, expert).view(len(x), -1, x.shape[1]).sum(1)
+
+
+def _few_linear(x: Tensor, weight: Tensor, expert: Tensor, gates: Tensor | None, num_outputs: int) -> Tensor:
+    """Return y [M, O]. expert: [R], of each route."""
+    products = _few_products(x, weight, expert)
+    products *= _gates_of_experts(products.new_ones(()) if gates is None else gates, expert, len(weight))
+    return products.view(num_outputs, -1, weight.shape[2]).sum(1)
+
+
+def _few_products(x: Tensor, weight: Tensor, expert: Tensor) -> Tensor:
+    """x weight[e] of each route: [R, O]. x: [N, I]; weight: [E, I, O]; expert: [R].
 
     Routes without an expert get some expert's product.
     """
     E, I, O = weight.shape
-    first = _experts(order, offsets).clamp(max=E - 1)[:, None] * I
-    weights = x.repeat_interleave(len(order) // len(x), dim=0)
+    first = expert.clamp(max=E - 1)[:, None] * I
+    weights = x.repeat_interleave(len(expert) // len(x), dim=0)
     return embedding_bag(first + torch.arange(I), weight.reshape(E * I, O), mode="sum", per_sample_weights=weights)
+
+
+def _gates_of_experts(gates: Tensor, expert: Tensor, num_experts: int) -> Tensor:
+    """[R, 1] gates, 0 for routes without an expert. gates: [R], or one for all."""
+    return gates.masked_fill(expert == num_experts, 0)[:, None]
 
 
 def _experts(order: Tensor, offsets: Tensor) -> Tensor:
     """The expert of each route [R], in the order of the routes; E for none."""
     sorted_experts = torch.bucketize(torch.arange(len(order)), offsets[1:], right=True)
     return torch.empty_like(order).index_copy_(0, order, sorted_experts)
-
-
-def _gates_of_experts(gates: Tensor, order: Tensor, offsets: Tensor) -> Tensor:
-    """[R, 1] gates, 0 for routes without an expert. gates: [R], or one for all."""
-    return gates.masked_fill(_experts(order, offsets) == len(offsets) - 1, 0)[:, None]
-
-
-def _sum_routes(products: Tensor, num_outputs: int) -> Tensor:
-    """The sum over the routes of each output row."""
-    return products.view(num_outputs, -1, products.shape[1]).sum(1)
 
 
 def _rows(order: Tensor, rows: int) -> Tensor:
@@ -208,4 +213,6 @@ def _fresh_gradient(weight: Tensor, need: bool, offsets: Tensor, dtype: torch.dt
     return fresh(weight.shape, dtype).index_fill_(0, unused, 0)
 
 
-expert_mlp, expert_linear, ops = operations("cpu", Kernels(_mlp, _mlp_backward, _linear, _linear_backward))
+expert_mlp, expert_linear, ops = operations(
+    "cpu", Kernels(_mlp, _mlp_backward, _linear, _linear_backward), few=FewRoutes(_are_few, _few_mlp, _few_linear)
+)

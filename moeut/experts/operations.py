@@ -40,6 +40,21 @@ class Kernels(NamedTuple):
     linear_backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
+class FewRoutes(NamedTuple):
+    """What a backend computes where routes are few and nobody asks for gradients, as in decoding.
+
+    There, a custom op and the sorting of routes take as long as the products: these functions are called as they are,
+    and get the expert of each route, unsorted.
+
+    take: whether so many routes, of rows in this dtype, are few. mlp: (x [N, D], up [E, D, S], down [E, S, D], expert
+    [R], gates [R]) → y [N, D]. linear: (x [N, I], weight [E, I, O], expert, gates or None, M) → y [M, O].
+    """
+
+    take: Callable[[int, torch.dtype], bool]
+    mlp: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+    linear: Callable[[Tensor, Tensor, Tensor, Tensor | None, int], Tensor]
+
+
 class Ops(NamedTuple):
     """The same functions as custom ops."""
 
@@ -58,11 +73,15 @@ class Operations(NamedTuple):
 
 
 def operations(
-    backend: str, kernels: Kernels, hidden_dtype: Callable[[torch.dtype], torch.dtype] = accumulation_dtype
+    backend: str,
+    kernels: Kernels,
+    hidden_dtype: Callable[[torch.dtype], torch.dtype] = accumulation_dtype,
+    few: FewRoutes | None = None,
 ) -> Operations:
     """The operations of a backend; `backend` becomes part of the names of its custom ops.
 
-    hidden_dtype: the dtype of H for a dtype of x.
+    hidden_dtype: the dtype of H for a dtype of x. few: what computes few routes without gradients, where that is not
+    left to `kernels`.
     """
 
     def mlp_shapes(
@@ -98,13 +117,26 @@ def operations(
     ops.linear.register_autograd(differentiate_linear, setup_context=_save_linear)
 
     def expert_mlp(x: Tensor, up: Tensor, down: Tensor, routes: Routes, gates: Tensor) -> Tensor:
-        differentiable = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, up, down, gates))
+        differentiable = _differentiable(x, up, down, gates)
+        if few is not None and not differentiable and _at_once(few, routes, x):
+            return few.mlp(x, up, down, routes.expert, gates)
         return ops.mlp(x, up, down, routes.order, routes.offsets, gates, differentiable)[0]
 
     def expert_linear(x: Tensor, weight: Tensor, routes: Routes, gates: Tensor | None, num_outputs: int) -> Tensor:
+        if few is not None and not _differentiable(x, weight, gates) and _at_once(few, routes, x):
+            return few.linear(x, weight, routes.expert, gates, num_outputs)
         return ops.linear(x, weight, routes.order, routes.offsets, gates, num_outputs)
 
     return Operations(expert_mlp, expert_linear, ops)
+
+
+def _differentiable(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def _at_once(few: FewRoutes, routes: Routes, x: Tensor) -> bool:
+    # A compiled graph and tensors without values need the custom op: it is what they know.
+    return few.take(len(routes.expert), x.dtype) and type(x) is Tensor and not torch.compiler.is_compiling()
 
 
 def _save_mlp(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -15,7 +15,6 @@
 namespace moeut {
 
 constexpr int64_t kFewRows = 4;  // up to here a product is limited by reading the matrix
-constexpr int64_t kAhead = 8192;  // bytes asked for before they are needed; the processor itself stops at a page
 
 // ---- numbers -------------------------------------------------------------------------------------------------------
 
@@ -189,22 +188,13 @@ void product_of_few(int64_t n, int64_t k, int64_t q, const Wide<T>* const* rows,
                     Use use) {
   using W = Wide<T>;
   std::fill(sums, sums + n * q, W(0));
-  int64_t t = 0;
-  for (; t + 4 <= k; t += 4) {
-    const T *m0 = matrix + t * q, *m1 = m0 + q, *m2 = m1 + q, *m3 = m2 + q;
-    for (int64_t j = 0; j < 4 * q; j += 64 / sizeof(T)) __builtin_prefetch(m0 + kAhead / sizeof(T) + j);
+  // A row of the matrix at a time: the processor sees by itself what comes next.
+  for (int64_t t = 0; t < k; ++t)
     for (int64_t i = 0; i < n; ++i) {
-      const W* l = rows[i] + t;
+      const W factor = rows[i][t];
       W* to = sums + i * q;
 #pragma omp simd
-      for (int64_t j = 0; j < q; ++j)
-        to[j] += (l[0] * widen(m0[j]) + l[1] * widen(m1[j])) + (l[2] * widen(m2[j]) + l[3] * widen(m3[j]));
-    }
-  }
-  for (; t < k; ++t)
-    for (int64_t i = 0; i < n; ++i) {
-#pragma omp simd
-      for (int64_t j = 0; j < q; ++j) sums[i * q + j] += rows[i][t] * widen(matrix[t * q + j]);
+      for (int64_t j = 0; j < q; ++j) to[j] += factor * widen(matrix[t * q + j]);
     }
   for (int64_t i = 0; i < n; ++i) use(i, 0, q, sums + i * q);
 }
@@ -281,12 +271,13 @@ struct Matrices {
   int64_t held = -1;
 
   Matrices(const T* matrices, int64_t k, int64_t q)
-      : matrices(matrices), k(k), q(q), packed(room<W>(panels<W>(k, q))), few(room<W>(kFewRows * q)) {}
+      : matrices(matrices), k(k), q(q), few(room<W>(kFewRows * q)) {}
 
   template <class Use>
   void multiply(int64_t expert, const W* const* rows, int64_t n, Use use) {
     const T* matrix = matrices + expert * k * q;
     if (n <= kFewRows) return product_of_few(n, k, q, rows, matrix, few.get(), use);
+    if (!packed) packed = room<W>(panels<W>(k, q));
     if (held != expert) pack_right(k, q, packed.get(), RowsOf<T>{matrix, q}, One());
     held = expert;
     product(n, k, q, AsRows<W>{rows}, packed.get(), use);

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
 from moeut.data.tokenizer import encode, end_of_document_id, load_tokenizer
+from moeut.generation.writer import Writer
 from moeut.hf.modeling import MoEUTForCausalLM
 from moeut.model.elastic_depth import with_repeats
 from moeut.model.folder import load_model
@@ -59,7 +60,7 @@ def load(folder: Path, device: torch.device | str = "cpu", num_repeats: int | No
             f"{folder}: the tokenizer has {tokenizer.get_vocab_size()} tokens, more than the model's "
             f"{model.config.vocab_size} (vocab_size)"
         )
-    return LoadedModel(MoEUTForCausalLM.wrap(model.eval(), end_of_document_id(tokenizer)), tokenizer)
+    return LoadedModel(Writer.wrap(model.eval(), end_of_document_id(tokenizer)), tokenizer)
 
 
 def generate(
@@ -85,14 +86,15 @@ def generate(
         loaded.model.generate(  # pyright: ignore[reportAttributeAccessIssue] (its protocol fits no model)
             input_ids,
             attention_mask=torch.ones_like(input_ids),
-            generation_config=_for_transformers(config, loaded, end),
+            generation_config=for_transformers(config, loaded),
             streamer=text,
         )
     return text.shown
 
 
-def _for_transformers(config: GenerationConfig, loaded: LoadedModel, end: int) -> transformers.GenerationConfig:
+def for_transformers(config: GenerationConfig, loaded: LoadedModel) -> transformers.GenerationConfig:
     """The same settings in transformers' words. Ids that the model has but the tokenizer lacks are never chosen."""
+    end = end_of_document_id(loaded.tokenizer)
     sampling = {}
     if config.temperature > 0:
         sampling = {"temperature": config.temperature, "top_k": config.top_k or 0, "top_p": config.top_p or 1.0}

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from moeut.experts import Routes
+from moeut.experts.autocast import without_autocast
 from moeut.model.initialise import Distribution, initialise, zeros
 from moeut.model.surroundings import Tokens, token_weights
 from moeut.settings import STRICT, NonNegativeFloat, PositiveInt, Probability, refuse
@@ -115,8 +116,10 @@ class Router(nn.Module):
             choosable = scores.masked_fill(torch.rand_like(scores) < config.expert_dropout, -torch.inf)
         best, experts = choosable.detach().topk(config.num_experts_per_tok, dim=-1)
         gates = gate_function(config.gate)(scores, experts).to(x.dtype)
-        first_of_group = torch.arange(self.num_groups, device=x.device).unsqueeze(-1) * config.num_experts
-        numbers = experts + first_of_group
+        numbers = experts
+        if self.num_groups > 1:
+            first_of_group = torch.arange(0, nobody, config.num_experts, device=x.device)
+            numbers = experts + first_of_group.unsqueeze(-1)
         if dropping:
             experts, numbers = unless(best == -torch.inf, experts, numbers, config.num_experts, nobody)
         if tokens.survival is not None:
@@ -125,7 +128,7 @@ class Router(nn.Module):
         usage = None
         if self.training and config.router_aux_loss_coef > 0:
             usage = usage_sum(scores, token_weights(tokens))
-        return Selection(experts, gates, usage, scores), Routes.sort(numbers, nobody)
+        return Selection(experts, gates, usage, scores), Routes(numbers, nobody)
 
     def scores(self, x: Tensor) -> Tensor:
         """Raw scores [B, T, G, E], at least float32."""
@@ -146,7 +149,7 @@ class Router(nn.Module):
 def wide_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x Wᵀ + b in at least float32, with autocast off: what scores and probabilities are made of."""
     dtype = torch.promote_types(x.dtype, torch.float32)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device.type):
         return nn.functional.linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
 
 

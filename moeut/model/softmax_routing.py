@@ -94,8 +94,8 @@ class SoftmaxRouter(nn.Module):
             gates = gates.masked_fill(halted, 0)
             experts, numbers = unless(halted, experts, numbers, nobody, nobody)
         usage = self._usage(scores, probabilities, experts, gates, tokens) if self.training and self._losses() else None
-        selection = Selection(experts[:, :, None], gates[:, :, None].to(x.dtype), usage, scores[:, :, None])
-        return selection, Routes.sort(numbers, self.config.num_experts)
+        selection = Selection(experts.unsqueeze(2), gates.unsqueeze(2).to(x.dtype), usage, scores.unsqueeze(2))
+        return selection, Routes(numbers, self.config.num_experts)
 
     def scores(self, x: Tensor) -> Tensor:
         """Raw scores [B, T, E], at least float32."""

@@ -5,7 +5,7 @@ in a group, R repeats, L = G·R executed layers.
 """
 
 from dataclasses import replace
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field
@@ -19,6 +19,7 @@ from moeut.model.cache import Cache, CacheSlot
 from moeut.model.halting import ActConfig, HaltingGate, act_loss, advance, begin, decide
 from moeut.model.initialise import InitialWeights, Scheme
 from moeut.model.layer import AttentionConfig, FeedForwardConfig, Layer, NormName, build_attention, build_feed_forward
+from moeut.model.native_step import steps_of
 from moeut.model.rope import Phases, num_rotated_channels, rotary_phases
 from moeut.model.routing import Router, Selection, without_scores
 from moeut.model.softmax_routing import SoftmaxRouter
@@ -148,9 +149,11 @@ class MoEUT(nn.Module):
         by default they go on from the cache. cache: one slot for each executed layer (`moeut.model.cache`).
         return_routing: report what routers select; return_scores: with the scores they select by.
         """
-        past = 0 if cache is None else int(cache.get_seq_length())
+        past = 0 if cache is None else cache.get_seq_length()
         around = self._surroundings(x, attention_mask, past, causal, position_ids)
         if self.config.halting is None:
+            if not (return_routing or return_scores):
+                around = around._replace(steps=steps_of(self.layers, self.config.expert_backend, x, around))
             passage = self._straight(x, around, cache, return_scores)
         else:
             may_leave_early = not (self.training or return_routing or return_scores)
@@ -198,8 +201,11 @@ class MoEUT(nn.Module):
     def _layer(
         self, depth: int, x: Tensor, around: Surroundings, cache: Cache | None, source: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Selection]]:
-        layer = self.layers[self.config.schedule[depth]]
+        index = self.config.schedule[depth]
+        layer = self.layers[index]
         slot = None if cache is None else CacheSlot(cache, depth)
+        if around.steps is not None:
+            return around.steps[index](x, around, slot), {}
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(layer, x, around, slot, source, use_reentrant=False)  # pyright: ignore[reportReturnType]
         return layer(x, around, slot, source)
@@ -222,13 +228,15 @@ class MoEUT(nn.Module):
         return [result for _ in deeper]
 
     def _surroundings(
-        self, x: Tensor, attention_mask: Tensor | None, past: int, causal: bool, position_ids: Tensor | None
+        self, x: Tensor, attention_mask: Tensor | None, past: Any, causal: bool, position_ids: Tensor | None
     ) -> Surroundings:
+        """past: the number of cached tokens; a tensor where a cache is made for compiled graphs."""
         length = x.shape[1]
         real = None
         if attention_mask is not None and attention_mask.dim() == 4:
             mask, is_causal = attention_mask, False
         else:
+            past = int(past)
             if attention_mask is not None:
                 if attention_mask.shape != (x.shape[0], past + length):
                     raise ValueError(
@@ -238,7 +246,7 @@ class MoEUT(nn.Module):
                 attention_mask = attention_mask.bool()
                 real = attention_mask[:, past:]
             mask, is_causal = visibility(attention_mask, length, past + length, causal=causal, device=x.device)
-        places = torch.arange(past, past + length, device=x.device)
+        places = torch.arange(length, device=x.device) + past
         phases = self._phases(places[None] if position_ids is None else position_ids, x.dtype)
         return Surroundings(phases, places, mask, is_causal, Tokens(real))
 

@@ -39,3 +39,22 @@ def interruption() -> Iterator[Interruption]:
         yield noted
     finally:
         restore()
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """While inside, SIGTERM raises KeyboardInterrupt as Ctrl-C does; `signal_of` tells them apart."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(number)
+
+    former = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def signal_of(interrupt: KeyboardInterrupt) -> int:
+    """The signal that raised it: Python's own for Ctrl-C bears no number."""
+    return interrupt.args[0] if interrupt.args else signal.SIGINT

@@ -54,7 +54,7 @@ def test_a_long_run_has_its_experts_compiled(monkeypatch: pytest.MonkeyPatch, tm
     config = small_run(tmp_path)
     assert resolved(config, Ranks(), unexpected).model.expert_backend == "cpu"
     assert not compiled
-    resolved(lasting(config), Ranks(), unexpected)
+    assert resolved(lasting(config), Ranks(), unexpected).model.expert_backend == "native"
     assert compiled == [1]
     asked = replace(lasting(config), model=replace(config.model, expert_backend="cpu"))
     no_experts = replace(lasting(config), model=dense_model())

@@ -53,14 +53,14 @@ def test_triton_needs_a_gpu_or_its_interpreter(backend: ExpertBackend, monkeypat
 @pytest.mark.parametrize("backend", ["triton", "grouped"])
 def test_float64_is_refused(backend: ExpertBackend) -> None:
     x, weight = torch.randn(2, 3, dtype=torch.float64), torch.randn(1, 3, 4, dtype=torch.float64)
-    routes = Routes.sort(torch.zeros(2, dtype=torch.int64), 1)
+    routes = Routes(torch.zeros(2, dtype=torch.int64), 1)
     with pytest.raises(ValueError, match=f"'{backend}' needs float32, bfloat16 or float16, these are torch.float64"):
         expert_linear(x, weight, routes, None, 2, backend=backend)
 
 
 def test_shapes_that_do_not_fit_are_one_line() -> None:
     x, up, down, gates = torch.randn(7, 5), torch.randn(4, 5, 3), torch.randn(4, 3, 5), torch.rand(14)
-    routes = Routes.sort(torch.randint(4, (7, 2)), 4)
+    routes = Routes(torch.randint(4, (7, 2)), 4)
     with pytest.raises(ValueError, match=r"^14 routes cannot be shared out evenly over 6 input rows$"):
         expert_mlp(x[:6], up, down, routes, gates)
     with pytest.raises(ValueError, match=r"^14 routes cannot be shared out evenly over 3 output rows$"):

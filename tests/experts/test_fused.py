@@ -53,7 +53,7 @@ def poison() -> Iterator[None]:
 def compare_mlp(shape: tuple[int, int, int, int, int], dtype: torch.dtype, kind: str, backend: ExpertBackend) -> None:
     N, _, E, _, K = shape
     x, up, down, gates = leaves = mlp_leaves(*shape, dtype)
-    routes = Routes.sort(unlike(N, E, K, kind), E)
+    routes = Routes(unlike(N, E, K, kind), E)
     assert_equal_to_reference(lambda backend: expert_mlp(x, up, down, routes, gates, backend=backend), backend, leaves)
 
 
@@ -64,7 +64,7 @@ def compare_linear(
     x, weight = torch.randn(inputs, I), torch.randn(E, I, O) / I**0.5
     leaves = [tensor.to(dtype).requires_grad_() for tensor in (x, weight, 0.5 + torch.rand(R))][: 3 if gated else 2]
     gates = leaves[2] if gated else None
-    routes = Routes.sort(unlike(R, E, 1, kind), E)
+    routes = Routes(unlike(R, E, 1, kind), E)
     assert_equal_to_reference(
         lambda backend: expert_linear(leaves[0], leaves[1], routes, gates, outputs, backend=backend), backend, leaves
     )
@@ -121,7 +121,7 @@ def test_any_subset_of_gradients(needed: int) -> None:
     for bit, leaf in enumerate(leaves):
         leaf.requires_grad_(bool(needed >> bit & 1))
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
-    routes = Routes.sort(unlike(4, 3, 2, "random"), 3)
+    routes = Routes(unlike(4, 3, 2, "random"), 3)
     assert_equal_to_reference(lambda backend: expert_mlp(x, up, down, routes, gates, backend=backend), "triton", wanted)
     wanted = [leaf for leaf in (x, up, gates) if leaf.requires_grad]
     if wanted:
@@ -136,7 +136,7 @@ def test_any_layout() -> None:
     up = torch.randn(E, S, D).mT.requires_grad_()
     down = torch.randn(S, D, E).permute(2, 0, 1).requires_grad_()
     gates = torch.rand(2 * N * K)[::2].requires_grad_()
-    routes = Routes.sort(unlike(N, E, K, "random"), E)
+    routes = Routes(unlike(N, E, K, "random"), E)
     assert_equal_to_reference(
         lambda backend: expert_mlp(x, up, down, routes, gates, backend=backend), "triton", [x, up, down, gates]
     )
@@ -148,7 +148,7 @@ def test_any_layout() -> None:
 
 def test_gradient_of_a_sum_has_stride_zero() -> None:
     x, up, down, gates = leaves = mlp_leaves(7, 5, 4, 3, 2, torch.float32)
-    routes = Routes.sort(unlike(7, 4, 2, "random"), 4)
+    routes = Routes(unlike(7, 4, 2, "random"), 4)
     ours = torch.autograd.grad(expert_mlp(x, up, down, routes, gates, backend="triton").sum(), leaves)
     theirs = torch.autograd.grad(expert_mlp(x, up, down, routes, gates, backend="reference").sum(), leaves)
     torch.testing.assert_close(ours, theirs)
@@ -156,7 +156,7 @@ def test_gradient_of_a_sum_has_stride_zero() -> None:
 
 def test_empty_batch(backend: ExpertBackend) -> None:
     x, up, down, gates = leaves = mlp_leaves(0, 5, 4, 3, 2, torch.float32)
-    routes = Routes.sort(torch.zeros(0, 2, dtype=torch.int64), 4)
+    routes = Routes(torch.zeros(0, 2, dtype=torch.int64), 4)
     y = expert_mlp(x, up, down, routes, gates, backend=backend)
     z = expert_linear(x, up, routes, gates, 0, backend=backend)
     assert (y.shape, z.shape) == ((0, 5), (0, 3))
@@ -168,7 +168,7 @@ def test_empty_batch(backend: ExpertBackend) -> None:
 @pytest.mark.usefixtures("tiny_blocks")
 def test_twenty_runs_give_the_same_bits() -> None:
     x, up, down, gates = leaves = mlp_leaves(12, 6, 2, 5, 2, torch.bfloat16)
-    routes = Routes.sort(unlike(12, 2, 2, "random"), 2)
+    routes = Routes(unlike(12, 2, 2, "random"), 2)
 
     def run() -> list[Tensor]:
         y = expert_mlp(x, up, down, routes, gates, backend="triton")
@@ -183,7 +183,7 @@ def test_nan_is_not_hidden() -> None:
     x, up, down, gates = mlp_leaves(6, 4, 2, 3, 1, torch.float32)
     with torch.no_grad():
         x[0, 0] = torch.nan
-    routes = Routes.sort(torch.zeros(6, 1, dtype=torch.long), 2)
+    routes = Routes(torch.zeros(6, 1, dtype=torch.long), 2)
     y = expert_mlp(x, up, down, routes, gates, backend="triton")
     assert y[0].isnan().all()
     assert not y[1:].isnan().any()
@@ -193,7 +193,7 @@ def test_hidden_values_are_kept_in_the_dtype_of_x_and_only_for_a_backward() -> N
     from moeut.experts import fused
 
     x, up, down, gates = mlp_leaves(7, 5, 4, 3, 2, torch.bfloat16)
-    routes = Routes.sort(unlike(7, 4, 2, "random"), 4)
+    routes = Routes(unlike(7, 4, 2, "random"), 4)
     ops = fused.deterministic.ops
     _, kept = ops.mlp(x, up, down, routes.order, routes.offsets, gates, True)
     _, dropped = ops.mlp(x, up, down, routes.order, routes.offsets, gates, False)
@@ -220,7 +220,7 @@ def test_operators_are_what_torch_asks_of_them() -> None:
 
     ops, atomic = fused.deterministic.ops, fused.atomic.ops
     x, up, down, gates = mlp_leaves(2, 4, 1, 3, 1, torch.float32)
-    routes = Routes.sort(torch.zeros(2, 1, dtype=torch.int64), 1)
+    routes = Routes(torch.zeros(2, 1, dtype=torch.int64), 1)
     order, offsets = routes.order, routes.offsets
     torch.library.opcheck(ops.mlp, (x, up, down, order, offsets, gates, True))
     torch.library.opcheck(ops.linear, (x, up, order, offsets, gates, 2))
@@ -235,7 +235,7 @@ def test_operators_are_what_torch_asks_of_them() -> None:
 def test_compiled_without_graph_breaks() -> None:
     def layer(x: Tensor, up: Tensor, down: Tensor, scores: Tensor) -> Tensor:
         gates, expert = scores.topk(2)
-        routes = Routes.sort(expert, 3)
+        routes = Routes(expert, 3)
         values = expert_linear(x, up, routes, gates.flatten(), 2 * x.shape[0], backend="triton")
         return expert_mlp(x, up, down, routes, gates.sigmoid().flatten(), backend="triton").sum() + values.cos().sum()
 

@@ -42,7 +42,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(groups, "_SCRATCH_BYTES", 3000)
         monkeypatch.setattr(cpu, "_FEW_ROUTES", 0)
     if cut == "three shares":
-        monkeypatch.setattr(native, "_shares", lambda macs: 3)
+        monkeypatch.setattr(native, "shares_of", lambda macs: 3)
     if cut == "tiny pieces":
         monkeypatch.setattr(grouped, "_WORKSPACE_BYTES", 300)
     return name
@@ -71,7 +71,7 @@ def test_expert_mlp(
 ) -> None:
     N, _, E, _, K = shape
     x, up, down, gates = leaves = mlp_leaves(*shape, dtype)
-    routes = Routes.sort(unlike(N, E, K, kind), E)
+    routes = Routes(unlike(N, E, K, kind), E)
     assert_equal_to_reference(lambda backend: expert_mlp(x, up, down, routes, gates, backend=backend), backend, leaves)
 
 
@@ -89,7 +89,7 @@ def test_expert_linear(
     x, weight = torch.randn(inputs, I), torch.randn(E, I, O) / I**0.5
     leaves = [tensor.to(dtype).requires_grad_() for tensor in (x, weight, 0.5 + torch.rand(R))][: 3 if gated else 2]
     gates = leaves[2] if gated else None
-    routes = Routes.sort(unlike(R, E, 1, "sentinel"), E)
+    routes = Routes(unlike(R, E, 1, "sentinel"), E)
     assert_equal_to_reference(
         lambda backend: expert_linear(leaves[0], leaves[1], routes, gates, outputs, backend=backend), backend, leaves
     )
@@ -100,7 +100,7 @@ def test_expert_linear(
 @pytest.mark.parametrize("kind", ["random", "sentinel", "one"])
 def test_reads_no_memory_that_it_has_not_written(kind: str, dtype: torch.dtype, backend: ExpertBackend) -> None:
     x, up, down, gates = leaves = mlp_leaves(8, 6, 12, 5, 2, dtype)
-    routes = Routes.sort(unlike(8, 12, 2, kind), 12)
+    routes = Routes(unlike(8, 12, 2, kind), 12)
     assert_equal_to_reference(lambda backend: expert_mlp(x, up, down, routes, gates, backend=backend), backend, leaves)
     assert_equal_to_reference(
         lambda backend: expert_linear(x, up, routes, gates, 16, backend=backend), backend, [x, up, gates]
@@ -110,7 +110,7 @@ def test_reads_no_memory_that_it_has_not_written(kind: str, dtype: torch.dtype, 
 @pytest.mark.parametrize("backend", [*DOUBLE, "reference"], indirect=True)
 def test_gradients_are_those_of_finite_differences(backend: ExpertBackend) -> None:
     leaves = mlp_leaves(6, 5, 4, 3, 2, torch.float64)
-    routes = Routes.sort(unlike(6, 4, 2, "sentinel"), 4)
+    routes = Routes(unlike(6, 4, 2, "sentinel"), 4)
 
     def mlp(x: Tensor, up: Tensor, down: Tensor, gates: Tensor) -> Tensor:
         return expert_mlp(x, up, down, routes, gates, backend=backend)
@@ -128,7 +128,7 @@ def test_any_subset_of_gradients(needed: int, backend: ExpertBackend) -> None:
     for bit, leaf in enumerate(leaves):
         leaf.requires_grad_(bool(needed >> bit & 1))
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
-    routes = Routes.sort(unlike(7, 4, 2, "random"), 4)
+    routes = Routes(unlike(7, 4, 2, "random"), 4)
     assert_equal_to_reference(lambda backend: expert_mlp(x, up, down, routes, gates, backend=backend), backend, wanted)
     wanted = [leaf for leaf in (x, up, gates) if leaf.requires_grad]
     if wanted:
@@ -143,7 +143,7 @@ def test_any_layout(backend: ExpertBackend) -> None:
     up = torch.randn(E, S, D).mT.requires_grad_()
     down = torch.randn(S, D, E).permute(2, 0, 1).requires_grad_()
     gates = torch.rand(2 * N * K)[::2].requires_grad_()
-    routes = Routes.sort(unlike(N, E, K, "random"), E)
+    routes = Routes(unlike(N, E, K, "random"), E)
     assert_equal_to_reference(
         lambda backend: expert_mlp(x, up, down, routes, gates, backend=backend), backend, [x, up, down, gates]
     )
@@ -155,7 +155,7 @@ def test_any_layout(backend: ExpertBackend) -> None:
 
 def test_gradient_of_a_sum_has_stride_zero(backend: ExpertBackend) -> None:
     x, up, down, gates = leaves = mlp_leaves(7, 5, 4, 3, 2, exact(backend))
-    routes = Routes.sort(unlike(7, 4, 2, "random"), 4)
+    routes = Routes(unlike(7, 4, 2, "random"), 4)
     ours = torch.autograd.grad(expert_mlp(x, up, down, routes, gates, backend=backend).sum(), leaves)
     theirs = torch.autograd.grad(expert_mlp(x, up, down, routes, gates, backend="reference").sum(), leaves)
     torch.testing.assert_close(ours, theirs)
@@ -164,7 +164,7 @@ def test_gradient_of_a_sum_has_stride_zero(backend: ExpertBackend) -> None:
 @pytest.mark.parametrize("backend", [*WAYS, "reference"], indirect=True)
 def test_empty_batch(backend: ExpertBackend) -> None:
     x, up, down, gates = leaves = mlp_leaves(0, 5, 4, 3, 2, torch.float32)
-    routes = Routes.sort(torch.zeros(0, 2, dtype=torch.int64), 4)
+    routes = Routes(torch.zeros(0, 2, dtype=torch.int64), 4)
     for y in (
         expert_mlp(x, up, down, routes, gates, backend=backend),
         expert_linear(x, down.mT, routes, gates, 0, backend=backend),
@@ -176,7 +176,7 @@ def test_empty_batch(backend: ExpertBackend) -> None:
 
 def test_two_backward_passes_and_two_runs_give_the_same_bits(backend: ExpertBackend) -> None:
     x, up, down, gates = leaves = mlp_leaves(300, 24, 16, 8, 4, torch.float32)
-    routes = Routes.sort(unlike(300, 16, 4, "random"), 16)
+    routes = Routes(unlike(300, 16, 4, "random"), 16)
     y = expert_mlp(x, up, down, routes, gates, backend=backend)
     first = torch.autograd.grad(y, leaves, y, retain_graph=True)
     second = torch.autograd.grad(y, leaves, y)
@@ -196,7 +196,7 @@ def operations_of(backend: ExpertBackend) -> Ops:
 
 def test_hidden_values_are_kept_only_for_a_backward(backend: ExpertBackend) -> None:
     x, up, down, gates = mlp_leaves(7, 5, 4, 3, 2, torch.float32)
-    routes = Routes.sort(unlike(7, 4, 2, "random"), 4)
+    routes = Routes(unlike(7, 4, 2, "random"), 4)
     _, kept = operations_of(backend).mlp(x, up, down, routes.order, routes.offsets, gates, True)
     _, dropped = operations_of(backend).mlp(x, up, down, routes.order, routes.offsets, gates, False)
     assert kept.shape == (14, 3)
@@ -207,7 +207,7 @@ def test_hidden_values_are_kept_only_for_a_backward(backend: ExpertBackend) -> N
 @pytest.mark.parametrize("backend", [*WAYS, "reference"], indirect=True)
 def test_autocast_is_that_of_a_linear_layer(backend: ExpertBackend) -> None:
     x, up, down, gates = leaves = mlp_leaves(7, 5, 4, 3, 2, torch.float32)
-    routes = Routes.sort(unlike(7, 4, 2, "random"), 4)
+    routes = Routes(unlike(7, 4, 2, "random"), 4)
     with torch.autocast("cpu", torch.bfloat16):
         y = expert_mlp(x, up, down, routes, gates, backend=backend)
         gradients = torch.autograd.grad(y, leaves, torch.ones_like(y))
@@ -225,7 +225,7 @@ def test_autocast_is_that_of_a_linear_layer(backend: ExpertBackend) -> None:
 def test_operators_are_what_torch_asks_of_them(backend: ExpertBackend) -> None:
     ops = operations_of(backend)
     x, up, down, gates = mlp_leaves(7, 5, 4, 3, 2, torch.float32)
-    routes = Routes.sort(unlike(7, 4, 2, "sentinel"), 4)
+    routes = Routes(unlike(7, 4, 2, "sentinel"), 4)
     order, offsets = routes.order, routes.offsets
     torch.library.opcheck(ops.mlp, (x, up, down, order, offsets, gates, True))
     torch.library.opcheck(ops.mlp, (*mlp_leaves(7, 5, 4, 3, 2, torch.bfloat16)[:3], order, offsets, gates, True))
@@ -243,7 +243,7 @@ def test_operators_are_what_torch_asks_of_them(backend: ExpertBackend) -> None:
 def test_compiled_without_graph_breaks(backend: ExpertBackend) -> None:
     def layer(x: Tensor, up: Tensor, down: Tensor, scores: Tensor) -> Tensor:
         gates, expert = scores.topk(2)
-        routes = Routes.sort(expert, 4)
+        routes = Routes(expert, 4)
         values = expert_linear(x, up, routes, gates.flatten(), 2 * x.shape[0], backend=backend)
         return expert_mlp(x, up, down, routes, gates.sigmoid().flatten(), backend=backend).sum() + values.cos().sum()
 
@@ -278,11 +278,11 @@ def test_nothing_of_size_routes_times_hidden_size_is_stored(
     monkeypatch.setattr(grouped, "_WORKSPACE_BYTES", 2**20)  # several of them live at a time
     x, up, down, gates = mlp_leaves(2, 5, 4, 3, 2, torch.float32)
     expert_mlp(
-        x, up, down, Routes.sort(unlike(2, 4, 2, "random"), 4), gates, backend=backend
+        x, up, down, Routes(unlike(2, 4, 2, "random"), 4), gates, backend=backend
     )  # torch loads much at the first call
     N, D, E, S, K = 2048, 1024, 16, 4, 16
     x, up, down, gates = mlp_leaves(N, D, E, S, K, torch.float32)
-    routes = Routes.sort(unlike(N, E, K, "random"), E)
+    routes = Routes(unlike(N, E, K, "random"), E)
     routes_by_hidden_size = 4 * N * K * D
 
     def train(which: ExpertBackend) -> None:

@@ -21,7 +21,7 @@ def test_rows_by_hand():
     bias = bias_of(2)
     with torch.no_grad():
         bias.bias.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
-    rows = bias.rows(Routes.sort(EXPERTS, NOBODY))
+    rows = bias.rows(Routes(EXPERTS, NOBODY))
     assert rows[[0, 1, 2, 4, 5]].tolist() == [[5, 6], [1, 2], [3, 4], [1, 2], [5, 6]]
     assert rows.shape == (8, 2)
 
@@ -31,7 +31,7 @@ def test_weighted_sums_by_hand():
     with torch.no_grad():
         bias.bias.copy_(torch.tensor([[1.0], [10.0], [100.0]]))
     gates = torch.tensor([0.5, 2.0, 0.3, 0.0, 1.0, 0.25, 0.0, 0.0], dtype=torch.float64, requires_grad=True)
-    sums = bias.weighted(Routes.sort(EXPERTS, NOBODY), gates, 4)
+    sums = bias.weighted(Routes(EXPERTS, NOBODY), gates, 4)
     assert sums.flatten().tolist() == [52.0, 3.0, 26.0, 0.0]
     sums.sum().backward()
     assert bias.bias.grad is not None
@@ -48,7 +48,7 @@ def test_the_perceptron_route_by_route(backend: ExpertBackend):
         torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((4, 6), (3, 6, 5), (3, 5, 6))
     )
     gates = torch.rand(8, dtype=torch.float64, requires_grad=True)
-    found = biased_expert_mlp(x, up, down, up_bias, Routes.sort(EXPERTS, NOBODY), gates, backend=backend)
+    found = biased_expert_mlp(x, up, down, up_bias, Routes(EXPERTS, NOBODY), gates, backend=backend)
     expected = torch.stack(
         [
             sum(
@@ -75,6 +75,6 @@ def test_gates_of_another_precision_than_the_biases(dtype: torch.dtype):
     """Under autocast gates are 16 bits wide and biases are not."""
     bias = bias_of(2)
     gates = torch.ones(8).to(dtype)
-    sums = bias.weighted(Routes.sort(EXPERTS.where(EXPERTS != NOBODY, 0), NOBODY), gates, 4)
+    sums = bias.weighted(Routes(EXPERTS.where(EXPERTS != NOBODY, 0), NOBODY), gates, 4)
     assert sums.dtype == torch.float64
     assert_close(sums[3], 2 * bias.bias[0])
