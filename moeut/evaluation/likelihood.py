@@ -52,7 +52,7 @@ NOTHING = Answer(np.empty(0), np.empty(0, np.int64), False)
 """The answer to a question without a continuation."""
 
 
-class Oracle:
+class Examiner:
     """Answers questions about a subject, and remembers what it has answered.
 
     batch_size: times `TOKENS_A_ROW` tokens are read at a time. progress: called with (stage, answered, asked).
