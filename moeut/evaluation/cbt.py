@@ -18,11 +18,11 @@ STICKS = re.compile(r"[.,;:!?%)\]}]+|'|'(s|S|m|re|ve|ll|d)|n't|N'T")
 """What sticks to the word before it, besides the closing ones."""
 
 
-def parse(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+def parse(lines: Iterable[str], name: str = "CBT") -> Iterator[dict[str, Any]]:
     """The items of a file of the original release: numbered lines, the last with tabs, an empty line between items.
 
-    Each has `sentences`, `question`, `answer` and `options`. Raises ValueError with the number of a line that is
-    none of these.
+    Each has `sentences`, `question`, `answer` and `options`. Raises ValueError with `name` and the number
+    of a line that is none of these.
     """
     sentences: list[str] = []
     for number, line in enumerate(lines, 1):
@@ -31,18 +31,18 @@ def parse(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
         index, _, rest = line.rstrip("\n").partition(" ")
         question, *fields = rest.split("\t")
         if not index.isdigit() or int(index) != len(sentences) + 1:
-            raise ValueError(f"line {number}: does not begin with {len(sentences) + 1}")
+            raise ValueError(f"{name}:{number}: does not begin with {len(sentences) + 1}")
         if not fields:
             sentences.append(rest)
             continue
         if BLANK not in question or len(fields) < 2:
-            raise ValueError(f"line {number}: not a sentence with {BLANK}, an answer and options between tabs")
+            raise ValueError(f"{name}:{number}: not a sentence with {BLANK}, an answer and options between tabs")
         yield {
             "sentences": sentences, "question": question, "answer": fields[0], "options": fields[-1].split("|"),
         }  # fmt: skip
         sentences = []
     if sentences:
-        raise ValueError(f"line {number}: the file ends within an item")
+        raise ValueError(f"{name}:{number}: the file ends within an item")
 
 
 def detokenise(text: str) -> str:

@@ -1,26 +1,28 @@
 """Where do the items of the zero-shot tasks come from? A folder of files, or the Hub, in whatever form they have there.
 
-Items come out with the fields that they have on the Hub, in sets that lm-eval has a task for: 67 for BLiMP, 4 for CBT,
-one for each of the others.
+Items come out in sets that lm-eval has a task for: 67 for BLiMP, 4 for CBT, one for each of the others.
 """
 
 import io
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from pathlib import Path
+from textwrap import shorten
+from typing import NamedTuple
 
 from moeut.data.download import PATIENT, Patience
 from moeut.data.formats import is_packed, unpack
 from moeut.data.sources import HubSource
 from moeut.evaluation import cbt
+from moeut.evaluation.items import Item, convert
 from moeut.files import sha256
 
-Item = dict[str, Any]
-ARC_LABELS = "ABCDEFGH"
 PARQUET = "refs/convert/parquet"
 """The branch on which the Hub keeps every data set as Parquet, also those that once needed a script."""
+
+Found = Iterator[tuple[str, Item]]
+"""Items, each with the set that it belongs to."""
 
 
 class TaskData(NamedTuple):
@@ -31,24 +33,18 @@ class TaskData(NamedTuple):
 
 
 class Form(NamedTuple):
-    """One way in which a task's items lie in a folder.
-
-    files: the names they have there, packed or not, all of which are needed. read: files → (set, item).
-    """
+    """One way in which a task's items lie in a folder: the names of the files, all of which are needed, packed or not."""
 
     files: tuple[str, ...]
-    read: Callable[[list[Path]], Iterator[tuple[str, Item]]]
+    read: Callable[[list[Path]], Found]
 
 
 class Home(NamedTuple):
-    """Where a task's items are to be had: the Hub's data set, of which the first folder of a path names the set.
-
-    set_name: what lm-eval calls the set. get: what to tell those who lack them.
-    """
+    """The task's data set on the Hub, where the first folder of a path tells the set, and where else there are items."""
 
     source: HubSource
     set_name: Callable[[str], str]
-    get: str
+    elsewhere: str
 
 
 def from_folder(folder: Path, tasks: Iterable[str]) -> dict[str, TaskData]:
@@ -61,17 +57,22 @@ def from_folder(folder: Path, tasks: Iterable[str]) -> dict[str, TaskData]:
         raise ValueError(f"{folder}: no such folder")
     files: dict[str, Path] = {}
     for path in sorted(folder.rglob("*"), key=lambda path: (len(path.parts), path)):
-        files.setdefault(PurePath(path.stem).name if is_packed(path) else path.name, path)
-    found = {task: _find(files, task) for task in tasks}
-    missing = [
-        f"{folder}: holds no items of {task}: no {' and no '.join(' with '.join(form.files) for form in FORMS[task])}; "
-        f"{HOMES[task].get}, or leave --task-data out to read the Hub's {HOMES[task].source.dataset}"
-        for task, data in found.items()
-        if data is None
-    ]
+        files.setdefault(path.stem if is_packed(path) else path.name, path)
+    found, missing = {}, []
+    for task in tasks:
+        form = next((form for form in FORMS[task] if all(name in files for name in form.files)), None)
+        if form is None:
+            names = " and no ".join(shorten(" with ".join(form.files), 150) for form in FORMS[task])
+            home = HOMES[task]
+            missing.append(
+                f"{folder}: holds no items of {task} (no {names}); {home.elsewhere}; without a folder they are read from "
+                f"the Hub's data set {home.source.dataset}"
+            )
+        else:
+            found[task] = _read(form, [files[name] for name in form.files])
     if missing:
         raise ValueError("\n".join(missing))
-    return {task: data for task, data in found.items() if data is not None}
+    return found
 
 
 def from_hub(tasks: Iterable[str], notice: Callable[[str], None], patience: Patience = PATIENT) -> dict[str, TaskData]:
@@ -85,29 +86,25 @@ def from_hub(tasks: Iterable[str], notice: Callable[[str], None], patience: Pati
 
     found: dict[str, TaskData] = {}
     for task in tasks:
-        home, sets, origin = HOMES[task], defaultdict(list), {}
+        home = HOMES[task]
+        sets: dict[str, list[Item]] = defaultdict(list)
+        origin: dict[str, str] = {}
         for file in find_hub_files(home.source, notice, patience):
-            table = parquet.read_table(io.BytesIO(file.open(notice).read()))
-            for number, row in enumerate(table.to_pylist(), 1):
-                name = home.set_name(file.path.partition("/")[0])
-                sets[name].append(_item(CONVERTERS[task], row, f"{file.name}:{number}"))
+            rows = parquet.read_table(io.BytesIO(file.open(notice).read())).to_pylist()
+            name = home.set_name(file.path.partition("/")[0])
+            sets[name] += [convert(task, row, f"{file.name}:{number}") for number, row in enumerate(rows, 1)]
             origin[f"{file.dataset}@{PARQUET}"] = file.commit
         found[task] = TaskData(dict(sets), origin)
     return found
 
 
-def _find(files: dict[str, Path], task: str) -> TaskData | None:
-    for form in FORMS[task]:
-        if all(name in files for name in form.files):
-            paths = [files[name] for name in form.files]
-            if form.read is _blimp_folder:
-                paths = sorted(path for path in paths[0].parent.iterdir() if ".jsonl" in path.suffixes)
-            sets: dict[str, list[Item]] = defaultdict(list)
-            for name, item in form.read(paths):
-                sets[name].append(item)
-            if sets:
-                return TaskData(dict(sets), {path.name: sha256(path) for path in paths})
-    return None
+def _read(form: Form, paths: list[Path]) -> TaskData:
+    sets: dict[str, list[Item]] = defaultdict(list)
+    for name, item in form.read(paths):
+        sets[name].append(item)
+    if not sets:
+        raise ValueError(f"{paths[0]}: holds no items")
+    return TaskData(dict(sets), {path.name: sha256(path) for path in paths})
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -118,150 +115,125 @@ def _lines(path: Path) -> Iterator[str]:
             raise ValueError(f"{path}: not UTF-8 text ({error.reason})") from None
 
 
-def _records(path: Path) -> Iterator[tuple[str, Item]]:
+def _records(path: Path) -> Iterator[tuple[str, object]]:
     """Each line of JSON, with its place."""
     for number, line in enumerate(_lines(path), 1):
         if line.strip():
-            yield f"{path}:{number}", _item(json.loads, line, f"{path}:{number}")
+            try:
+                yield f"{path}:{number}", json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}:{number}: not a line of JSON ({error})") from None
 
 
-def _item(convert: Callable[[Any], Item], record: Any, place: str) -> Item:
-    try:
-        item = convert(record)
-        assert isinstance(item, dict)
-    except KeyError as error:
-        raise ValueError(f"{place}: not an item of this task, it has no {error}") from None
-    except (AssertionError, AttributeError, IndexError, TypeError, ValueError) as error:
-        raise ValueError(f"{place}: not an item of this task ({error})") from None
-    return item
-
-
-def _lambada(record: Item) -> Item:
-    return {"text": str(record["text"])}
-
-
-def _blimp(record: Item) -> Item:
-    return {name: str(record[name]) for name in ("sentence_good", "sentence_bad")}
-
-
-def _hellaswag(record: Item) -> Item:
-    texts = {name: str(record[name]) for name in ("activity_label", "ctx_a", "ctx_b")}
-    return {**texts, "endings": list(record["endings"]), "label": str(int(record["label"]))}
-
-
-def _piqa(record: Item) -> Item:
-    return {**{name: str(record[name]) for name in ("goal", "sol1", "sol2")}, "label": int(record["label"])}
-
-
-def _arc(record: Item) -> Item:
-    """From three forms: the Hub's, the original release's (`question.stem`), and a flat one with the whole prompt."""
-    if "query" in record:
-        question = record["query"].removeprefix("Question: ").removesuffix("\nAnswer:")
-        texts, labels, key = record["choices"], ARC_LABELS, ARC_LABELS[record["gold"]]
-    elif isinstance(record["question"], dict):
-        question, choices = record["question"]["stem"], record["question"]["choices"]
-        texts, labels = [choice["text"] for choice in choices], [choice["label"] for choice in choices]
-        key = record["answerKey"]
-    else:
-        question, key = record["question"], record["answerKey"]
-        texts, labels = record["choices"]["text"], record["choices"]["label"]
-    labels = list(labels[: len(texts)])
-    labels.index(key)
-    return {"question": question, "choices": {"text": list(texts), "label": labels}, "answerKey": key}
-
-
-def _cbt(record: Item) -> Item:
-    item = {name: record[name] for name in ("sentences", "question", "answer", "options")}
-    cbt.prompt(item)
-    return item
-
-
-def _of_one_set(name: str, convert: Callable[[Item], Item]) -> Callable[[list[Path]], Iterator[tuple[str, Item]]]:
-    def read(paths: list[Path]) -> Iterator[tuple[str, Item]]:
-        yield from ((name, _item(convert, record, place)) for place, record in _records(paths[0]))
+def _of_one_set(task: str, name: str) -> Callable[[list[Path]], Found]:
+    def read(paths: list[Path]) -> Found:
+        for place, record in _records(paths[0]):
+            yield name, convert(task, record, place)
 
     return read
 
 
-def _blimp_file(paths: list[Path]) -> Iterator[tuple[str, Item]]:
+def _blimp_in_one_file(paths: list[Path]) -> Found:
     for place, record in _records(paths[0]):
-        yield f"blimp_{record.get('UID')}", _item(_blimp, record, place)
+        item = convert("blimp", record, place)
+        name = record.get("UID") if isinstance(record, dict) else None
+        if name not in BLIMP_SETS:
+            raise ValueError(f"{place}: {name!r} (UID) is none of the 67 sets of BLiMP")
+        yield f"blimp_{name}", item
 
 
-def _blimp_folder(paths: list[Path]) -> Iterator[tuple[str, Item]]:
+def _blimp_in_67_files(paths: list[Path]) -> Found:
     for path in paths:
-        name = path.name.partition(".")[0]
-        yield from ((f"blimp_{name}", _item(_blimp, record, place)) for place, record in _records(path))
+        for place, record in _records(path):
+            yield f"blimp_{path.name.partition('.')[0]}", convert("blimp", record, place)
 
 
-def _piqa_with_labels(paths: list[Path]) -> Iterator[tuple[str, Item]]:
-    labels = list(_lines(paths[1]))
-    records = list(_records(paths[0]))
+def _piqa_with_labels(paths: list[Path]) -> Found:
+    records, labels = list(_records(paths[0])), list(_lines(paths[1]))
     if len(labels) != len(records):
         raise ValueError(f"{paths[1]}: {len(labels):,} labels for {len(records):,} items")
     for (place, record), label in zip(records, labels, strict=True):
-        yield "piqa", _item(_piqa, {**record, "label": label}, place)
+        yield "piqa", convert("piqa", {**record, "label": label} if isinstance(record, dict) else record, place)
 
 
-def _cbt_files(paths: list[Path]) -> Iterator[tuple[str, Item]]:
+def _cbt_in_4_files(paths: list[Path]) -> Found:
     for name, path in zip(cbt.SUBSETS, paths, strict=True):
-        try:
-            yield from ((f"cbt_{name.lower()}", _cbt(item)) for item in cbt.parse(_lines(path)))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-
-
-CONVERTERS: dict[str, Callable[[Item], Item]] = {
-    "lambada": _lambada, "blimp": _blimp, "cbt": _cbt, "hellaswag": _hellaswag, "piqa": _piqa, "arc_easy": _arc,
-}  # fmt: skip
-
-FORMS: dict[str, tuple[Form, ...]] = {
-    "lambada": tuple(
-        Form((name,), _of_one_set("lambada_openai", _lambada))
-        for name in ("lambada_openai_test.jsonl", "lambada_test.jsonl")
-    ),
-    "blimp": (Form(("blimp.jsonl",), _blimp_file), Form(("adjunct_island.jsonl",), _blimp_folder)),
-    "cbt": (Form(tuple(f"cbtest_{name}_test_2500ex.txt" for name in cbt.SUBSETS), _cbt_files),),
-    "hellaswag": tuple(
-        Form((name,), _of_one_set("hellaswag", _hellaswag))
-        for name in ("hellaswag_validation.jsonl", "hellaswag_val.jsonl")
-    ),
-    "piqa": (
-        Form(("piqa_validation.jsonl",), _of_one_set("piqa", _piqa)),
-        Form(("valid.jsonl", "valid-labels.lst"), _piqa_with_labels),
-    ),
-    "arc_easy": tuple(
-        Form((name,), _of_one_set("arc_easy", _arc)) for name in ("arc_easy_test.jsonl", "ARC-Easy-Test.jsonl")
-    ),
-}
+        for number, item in enumerate(cbt.parse(_lines(path), str(path)), 1):
+            yield f"cbt_{name.lower()}", convert("cbt", item, f"{path}, item {number}")
 
 
 def _hub(dataset: str, *files: str) -> HubSource:
     return HubSource(dataset=dataset, revision=PARQUET, files=files)
 
 
+BLIMP_SETS = tuple(
+    """
+    adjunct_island anaphor_gender_agreement anaphor_number_agreement animate_subject_passive animate_subject_trans
+    causative complex_NP_island coordinate_structure_constraint_complex_left_branch
+    coordinate_structure_constraint_object_extraction determiner_noun_agreement_1 determiner_noun_agreement_2
+    determiner_noun_agreement_irregular_1 determiner_noun_agreement_irregular_2 determiner_noun_agreement_with_adj_2
+    determiner_noun_agreement_with_adj_irregular_1 determiner_noun_agreement_with_adj_irregular_2
+    determiner_noun_agreement_with_adjective_1 distractor_agreement_relational_noun
+    distractor_agreement_relative_clause drop_argument ellipsis_n_bar_1 ellipsis_n_bar_2
+    existential_there_object_raising existential_there_quantifiers_1 existential_there_quantifiers_2
+    existential_there_subject_raising expletive_it_object_raising inchoative intransitive
+    irregular_past_participle_adjectives irregular_past_participle_verbs irregular_plural_subject_verb_agreement_1
+    irregular_plural_subject_verb_agreement_2 left_branch_island_echo_question left_branch_island_simple_question
+    matrix_question_npi_licensor_present npi_present_1 npi_present_2 only_npi_licensor_present only_npi_scope passive_1
+    passive_2 principle_A_c_command principle_A_case_1 principle_A_case_2 principle_A_domain_1 principle_A_domain_2
+    principle_A_domain_3 principle_A_reconstruction regular_plural_subject_verb_agreement_1
+    regular_plural_subject_verb_agreement_2 sentential_negation_npi_licensor_present sentential_negation_npi_scope
+    sentential_subject_island superlative_quantifiers_1 superlative_quantifiers_2 tough_vs_raising_1 tough_vs_raising_2
+    transitive wh_island wh_questions_object_gap wh_questions_subject_gap wh_questions_subject_gap_long_distance
+    wh_vs_that_no_gap wh_vs_that_no_gap_long_distance wh_vs_that_with_gap wh_vs_that_with_gap_long_distance
+    """.split()
+)
+
+FORMS: dict[str, tuple[Form, ...]] = {
+    "lambada": tuple(
+        Form((name,), _of_one_set("lambada", "lambada_openai"))
+        for name in ("lambada_openai_test.jsonl", "lambada_test.jsonl")
+    ),
+    "blimp": (
+        Form(("blimp.jsonl",), _blimp_in_one_file),
+        Form(tuple(f"{name}.jsonl" for name in BLIMP_SETS), _blimp_in_67_files),
+    ),
+    "cbt": (Form(tuple(f"cbtest_{name}_test_2500ex.txt" for name in cbt.SUBSETS), _cbt_in_4_files),),
+    "hellaswag": tuple(
+        Form((name,), _of_one_set("hellaswag", "hellaswag"))
+        for name in ("hellaswag_validation.jsonl", "hellaswag_val.jsonl")
+    ),
+    "piqa": (
+        Form(("piqa_validation.jsonl",), _of_one_set("piqa", "piqa")),
+        Form(("valid.jsonl", "valid-labels.lst"), _piqa_with_labels),
+    ),
+    "arc_easy": tuple(
+        Form((name,), _of_one_set("arc_easy", "arc_easy")) for name in ("arc_easy_test.jsonl", "ARC-Easy-Test.jsonl")
+    ),
+}
+
 HOMES: dict[str, Home] = {
     "lambada": Home(
         _hub("EleutherAI/lambada_openai", "default/test/*.parquet"), lambda _: "lambada_openai",
-        "OpenAI published it as lambada_test.jsonl",
+        "OpenAI published them as lambada_test.jsonl",
     ),
     "blimp": Home(
-        _hub("nyu-mll/blimp", "*/train/*.parquet"), lambda name: f"blimp_{name}",
-        "it is at https://github.com/alexwarstadt/blimp",
+        _hub("nyu-mll/blimp", "*/train/*.parquet"), lambda folder: f"blimp_{folder}",
+        "they are at https://github.com/alexwarstadt/blimp",
     ),
     "cbt": Home(
-        _hub("cam-cst/cbt", *(f"{name}/test/*.parquet" for name in cbt.SUBSETS)), lambda name: f"cbt_{name.lower()}",
-        "it was published as CBTest.tgz (fb.ai/babi)",
+        _hub("cam-cst/cbt", *(f"{name}/test/*.parquet" for name in cbt.SUBSETS)), lambda folder: f"cbt_{folder.lower()}",
+        "they were published as CBTest.tgz on https://fb.ai/babi",
     ),
     "hellaswag": Home(
         _hub("Rowan/hellaswag", "default/validation/*.parquet"), lambda _: "hellaswag",
-        "it is at https://github.com/rowanz/hellaswag",
+        "they are at https://github.com/rowanz/hellaswag",
     ),
     "piqa": Home(
-        _hub("baber/piqa", "*/validation/*.parquet"), lambda _: "piqa", "it is at https://yonatanbisk.com/piqa",
+        _hub("baber/piqa", "*/validation/*.parquet"), lambda _: "piqa", "they are at https://yonatanbisk.com/piqa",
     ),
     "arc_easy": Home(
         _hub("allenai/ai2_arc", "ARC-Easy/test/*.parquet"), lambda _: "arc_easy",
-        "it is at https://allenai.org/data/arc",
+        "they are at https://allenai.org/data/arc",
     ),
 }  # fmt: skip
