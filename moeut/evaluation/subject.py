@@ -27,8 +27,9 @@ class Subject:
 
     model: ids [B, T] → something with `logits` [B, T, V], in evaluation mode. encode: texts → their ids, without
     anything added. decode: ids → text. prefix_ids: what the tokenizer adds before a text unless told not to. begin_id:
-    the token before a text that has nothing before it. end_id: the token after a document. max_length: the longest
-    input in tokens. facts: plain values that say which model it is.
+    the token before a text that has nothing before it. end_id: the token after a document. context_length: tokens of a
+    block of running text. max_length: the longest input in tokens. tokenizer_folder: where the tokenizer lies, if it
+    is on this machine. facts: plain values that say which model it is.
     """
 
     name: str
@@ -38,7 +39,9 @@ class Subject:
     prefix_ids: tuple[int, ...]
     begin_id: int
     end_id: int
+    context_length: int
     max_length: int
+    tokenizer_folder: Path
     facts: dict[str, Any]
 
     @property
@@ -52,31 +55,39 @@ def is_ours(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and read_json(folder / CONFIG).get("model_type") == "moeut"
 
 
+def _unchanged(model: LanguageModel) -> LanguageModel:
+    return model
+
+
 def open_ours(
     folder: Path,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
-    max_length: int | None = None,
-    change: Callable[[LanguageModel], LanguageModel] = lambda model: model,
+    context_length: int = DEFAULT_CONTEXT_LENGTH,
+    *,
     name: str | None = None,
+    tokenizer_folder: Path | None = None,
+    change: Callable[[LanguageModel], LanguageModel] = _unchanged,
 ) -> Subject:
     """A model folder of this package.
 
-    dtype: None: as saved, but at least float32. max_length: by default 1,024, though the model knows no limit. change:
-    what is done to the model once it is read. Raises ValueError, one line, where the folder holds none.
+    dtype: None: as saved, but at least float32. context_length: of blocks and the longest input; the model itself
+    knows no limit. tokenizer_folder: where its tokenizer lies, if elsewhere. change: what is done to the model once it
+    is read. Raises ValueError, one line, where the folder holds none.
     """
     model = change(load_model(folder, device)).eval()
     model.to(dtype or torch.promote_types(model.embedding.weight.dtype, torch.float32))
-    tokenizer = load_tokenizer(folder)
+    home = tokenizer_folder or folder
+    tokenizer = load_tokenizer(home)
     if tokenizer.get_vocab_size() > model.config.vocab_size:
         raise ValueError(
-            f"{folder}: the tokenizer has {tokenizer.get_vocab_size():,} tokens, more than the model's "
-            f"{model.config.vocab_size:,} (vocab_size)"
+            f"{home}: its tokenizer has {tokenizer.get_vocab_size():,} tokens, more than the {model.config.vocab_size:,} "
+            f"of the model in {folder}"
         )
     end = end_of_document_id(tokenizer)
     return Subject(
         name or str(folder), model, lambda texts: encode(tokenizer, texts), lambda ids: decode(tokenizer, ids),
-        (), end, end, max_length or DEFAULT_CONTEXT_LENGTH,
+        (), end, end, context_length, context_length, home,
         {**_facts(model, folder), "num_repeats": model.config.num_repeats},
     )  # fmt: skip
 
@@ -85,12 +96,13 @@ def open_theirs(
     name: str,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
-    max_length: int | None = None,
+    context_length: int | None = None,
 ) -> Subject:
     """Any causal model of transformers, in a folder or by its name on the Hub.
 
-    dtype: None: as saved, but at least float32. max_length: by default what its configuration says, or else 1,024.
-    Raises ValueError, one line, where there is none, or it has no tokenizer.
+    dtype: None: as saved, but at least float32. context_length: by default the longest input is what the model's
+    configuration says, and blocks of running text have 1,024 tokens. Raises ValueError, one line, where there is none,
+    or its tokenizer has no token between documents.
     """
     import transformers
 
@@ -107,21 +119,21 @@ def open_theirs(
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{name}: {where}no causal model that transformers can read ({reason})") from error
     model.config.use_cache = False
-    begin = next((id for id in (tokenizer.bos_token_id, tokenizer.eos_token_id) if id is not None), None)
-    if begin is None:
+    marks = [id for id in (tokenizer.bos_token_id, tokenizer.eos_token_id) if id is not None]
+    if not marks:
         raise ValueError(f"{name}: its tokenizer has no token that begins or ends a text")
     known = next((length for key in LENGTHS if isinstance(length := getattr(config, key, None), int)), None)
+    longest = context_length or known or DEFAULT_CONTEXT_LENGTH
 
     def encode_bare(texts: Sequence[str]) -> list[list[int]]:
         return tokenizer(list(texts), add_special_tokens=False)["input_ids"]
 
-    with_prefix, bare = tokenizer("a")["input_ids"], encode_bare(["a"])[0]
-    prefix = with_prefix[: len(with_prefix) - len(bare)] if with_prefix[-len(bare) :] == bare else []
-    end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else begin
+    marked, [bare] = tokenizer("a")["input_ids"], encode_bare(["a"])
+    prefix = marked[: len(marked) - len(bare)] if marked[-len(bare) :] == bare else []
     revision = getattr(model.config, "_commit_hash", None)
     return Subject(
         name, model.to(device).eval(), encode_bare, lambda ids: tokenizer.decode(list(ids)),
-        tuple(prefix), begin, end, max_length or known or DEFAULT_CONTEXT_LENGTH,
+        tuple(prefix), marks[0], marks[-1], context_length or min(longest, DEFAULT_CONTEXT_LENGTH), longest, place,
         {**_facts(model, place), **({"revision": revision} if revision else {})},
     )  # fmt: skip
 
