@@ -56,7 +56,7 @@ def detokenise(text: str) -> str:
 
 
 def prompt(item: dict[str, Any]) -> dict[str, Any]:
-    """`context`, the story and the question up to the blank; `choices`, how it may go on to its end; `gold`, which does.
+    """`context`, the story and the question up to the blank; `choices`, how it may go on to the end; `gold`, how it does.
 
     Raises ValueError if the answer is not among the options.
     """

@@ -65,10 +65,8 @@ class Comparison:
         )
 
 
-def compare(
-    first: Iterable[Outcome], second: Iterable[Outcome], names: tuple[str, str]
-) -> list[Comparison]:
-    """Two models of these names, each with the outcomes of the same items. Only metrics that are right or wrong are compared.
+def compare(first: Iterable[Outcome], second: Iterable[Outcome], names: tuple[str, str]) -> list[Comparison]:
+    """Two models of these names, each with the outcomes of the same items, in all metrics that are right or wrong.
 
     Raises ValueError where they are not on the same items.
     """
@@ -88,7 +86,7 @@ def models(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """The two-sided exact p-value of a split of n items on which two models differ: 2 · P(X ≤ min), X ~ B(n, ½), ≤ 1."""
+    """The two-sided exact p-value of a split of n items on which two models differ: 2 · P(X ≤ least), X ~ B(n, ½)."""
     count, least = only_first + only_second, min(only_first, only_second)
     logs = [
         math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1) - count * math.log(2)

@@ -1,4 +1,4 @@
-"""How are tasks asked and scored as `lm-eval` does? By `lm-eval` itself, with its own tasks, on items and a model of ours.
+"""How are tasks asked and scored as `lm-eval` does? By itself, with its own tasks, on items and a model of ours.
 
 Prompts, requests and metrics are those of the tasks as they come with lm-eval; CBT, which it lacks, is beside this file
 in the same form. Only the items come from us, and the log-likelihoods.

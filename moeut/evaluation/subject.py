@@ -81,8 +81,8 @@ def open_ours(
     tokenizer = load_tokenizer(home)
     if tokenizer.get_vocab_size() > model.config.vocab_size:
         raise ValueError(
-            f"{home}: its tokenizer has {tokenizer.get_vocab_size():,} tokens, more than the {model.config.vocab_size:,} "
-            f"of the model in {folder}"
+            f"{home}: its tokenizer has {tokenizer.get_vocab_size():,} tokens, more than the model in {folder} "
+            f"({model.config.vocab_size:,})"
         )
     end = end_of_document_id(tokenizer)
     return Subject(

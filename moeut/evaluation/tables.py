@@ -27,7 +27,10 @@ def markdown(rows: Sequence[Row]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     ruler = ["-" * width if number < LEFT else "-" * (width - 1) + ":" for number, width in enumerate(widths)]
     padded = [
-        [cell.ljust(width) if i < LEFT else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True))]
+        [
+            cell.ljust(width) if i < LEFT else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
         for line in cells
     ]
     return [f"| {' | '.join(line)} |" for line in (padded[0], ruler, *padded[1:])]

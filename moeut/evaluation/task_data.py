@@ -26,21 +26,21 @@ Found = Iterator[tuple[str, Item]]
 
 
 class TaskData(NamedTuple):
-    """The items of a task by their set, and where they come from: files or data sets, and their checksums or commits."""
+    """The items of a task by their set, and where they come from: checksums of files, commits of data sets."""
 
     sets: dict[str, list[Item]]
     origin: dict[str, str]
 
 
 class Form(NamedTuple):
-    """One way in which a task's items lie in a folder: the names of the files, all of which are needed, packed or not."""
+    """One way in which a task's items lie in a folder: the names of the files that are needed, packed or not."""
 
     files: tuple[str, ...]
     read: Callable[[list[Path]], Found]
 
 
 class Home(NamedTuple):
-    """The task's data set on the Hub, where the first folder of a path tells the set, and where else there are items."""
+    """A task's data set on the Hub, how its folders name the sets, and where else there are items."""
 
     source: HubSource
     set_name: Callable[[str], str]
@@ -65,8 +65,8 @@ def from_folder(folder: Path, tasks: Iterable[str]) -> dict[str, TaskData]:
             names = " and no ".join(shorten(" with ".join(form.files), 150) for form in FORMS[task])
             home = HOMES[task]
             missing.append(
-                f"{folder}: holds no items of {task} (no {names}); {home.elsewhere}; without a folder they are read from "
-                f"the Hub's data set {home.source.dataset}"
+                f"{folder}: holds no items of {task} (no {names}); {home.elsewhere}; without --task-data they are "
+                f"read from the Hub's data set {home.source.dataset}"
             )
         else:
             found[task] = _read(form, [files[name] for name in form.files])
@@ -166,28 +166,30 @@ def _hub(dataset: str, *files: str) -> HubSource:
     return HubSource(dataset=dataset, revision=PARQUET, files=files)
 
 
-BLIMP_SETS = tuple(
-    """
-    adjunct_island anaphor_gender_agreement anaphor_number_agreement animate_subject_passive animate_subject_trans
-    causative complex_NP_island coordinate_structure_constraint_complex_left_branch
-    coordinate_structure_constraint_object_extraction determiner_noun_agreement_1 determiner_noun_agreement_2
-    determiner_noun_agreement_irregular_1 determiner_noun_agreement_irregular_2 determiner_noun_agreement_with_adj_2
-    determiner_noun_agreement_with_adj_irregular_1 determiner_noun_agreement_with_adj_irregular_2
-    determiner_noun_agreement_with_adjective_1 distractor_agreement_relational_noun
-    distractor_agreement_relative_clause drop_argument ellipsis_n_bar_1 ellipsis_n_bar_2
-    existential_there_object_raising existential_there_quantifiers_1 existential_there_quantifiers_2
-    existential_there_subject_raising expletive_it_object_raising inchoative intransitive
-    irregular_past_participle_adjectives irregular_past_participle_verbs irregular_plural_subject_verb_agreement_1
-    irregular_plural_subject_verb_agreement_2 left_branch_island_echo_question left_branch_island_simple_question
-    matrix_question_npi_licensor_present npi_present_1 npi_present_2 only_npi_licensor_present only_npi_scope passive_1
-    passive_2 principle_A_c_command principle_A_case_1 principle_A_case_2 principle_A_domain_1 principle_A_domain_2
-    principle_A_domain_3 principle_A_reconstruction regular_plural_subject_verb_agreement_1
-    regular_plural_subject_verb_agreement_2 sentential_negation_npi_licensor_present sentential_negation_npi_scope
-    sentential_subject_island superlative_quantifiers_1 superlative_quantifiers_2 tough_vs_raising_1 tough_vs_raising_2
-    transitive wh_island wh_questions_object_gap wh_questions_subject_gap wh_questions_subject_gap_long_distance
-    wh_vs_that_no_gap wh_vs_that_no_gap_long_distance wh_vs_that_with_gap wh_vs_that_with_gap_long_distance
-    """.split()
+# fmt: off
+BLIMP_SETS = (
+    "adjunct_island", "anaphor_gender_agreement", "anaphor_number_agreement", "animate_subject_passive",
+    "animate_subject_trans", "causative", "complex_NP_island", "coordinate_structure_constraint_complex_left_branch",
+    "coordinate_structure_constraint_object_extraction", "determiner_noun_agreement_1", "determiner_noun_agreement_2",
+    "determiner_noun_agreement_irregular_1", "determiner_noun_agreement_irregular_2",
+    "determiner_noun_agreement_with_adj_2", "determiner_noun_agreement_with_adj_irregular_1",
+    "determiner_noun_agreement_with_adj_irregular_2", "determiner_noun_agreement_with_adjective_1",
+    "distractor_agreement_relational_noun", "distractor_agreement_relative_clause", "drop_argument",
+    "ellipsis_n_bar_1", "ellipsis_n_bar_2", "existential_there_object_raising", "existential_there_quantifiers_1",
+    "existential_there_quantifiers_2", "existential_there_subject_raising", "expletive_it_object_raising",
+    "inchoative", "intransitive", "irregular_past_participle_adjectives", "irregular_past_participle_verbs",
+    "irregular_plural_subject_verb_agreement_1", "irregular_plural_subject_verb_agreement_2",
+    "left_branch_island_echo_question", "left_branch_island_simple_question", "matrix_question_npi_licensor_present",
+    "npi_present_1", "npi_present_2", "only_npi_licensor_present", "only_npi_scope", "passive_1", "passive_2",
+    "principle_A_c_command", "principle_A_case_1", "principle_A_case_2", "principle_A_domain_1",
+    "principle_A_domain_2", "principle_A_domain_3", "principle_A_reconstruction",
+    "regular_plural_subject_verb_agreement_1", "regular_plural_subject_verb_agreement_2",
+    "sentential_negation_npi_licensor_present", "sentential_negation_npi_scope", "sentential_subject_island",
+    "superlative_quantifiers_1", "superlative_quantifiers_2", "tough_vs_raising_1", "tough_vs_raising_2", "transitive",
+    "wh_island", "wh_questions_object_gap", "wh_questions_subject_gap", "wh_questions_subject_gap_long_distance",
+    "wh_vs_that_no_gap", "wh_vs_that_no_gap_long_distance", "wh_vs_that_with_gap", "wh_vs_that_with_gap_long_distance",
 )
+# fmt: on
 
 FORMS: dict[str, tuple[Form, ...]] = {
     "lambada": tuple(
@@ -222,7 +224,8 @@ HOMES: dict[str, Home] = {
         "they are at https://github.com/alexwarstadt/blimp",
     ),
     "cbt": Home(
-        _hub("cam-cst/cbt", *(f"{name}/test/*.parquet" for name in cbt.SUBSETS)), lambda folder: f"cbt_{folder.lower()}",
+        _hub("cam-cst/cbt", *(f"{name}/test/*.parquet" for name in cbt.SUBSETS)),
+        lambda folder: f"cbt_{folder.lower()}",
         "they were published as CBTest.tgz on https://fb.ai/babi",
     ),
     "hellaswag": Home(

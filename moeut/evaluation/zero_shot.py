@@ -59,7 +59,7 @@ def run_task(
 
 
 def average(figures: Sequence[Row]) -> list[Row]:
-    """The plain mean of a model's six accuracies in the paper's scoring, as its tables print it; none if one is missing.
+    """The plain mean of a model's six accuracies in the paper's scoring, as its tables print it, if all are there.
 
     The standard error is that of independent tasks.
     """

@@ -1,4 +1,4 @@
-"""Which model and which text does a user mean to evaluate? Runs and folders, models of transformers, prepared text, files."""
+"""Which model and which text does a user mean to evaluate? Runs, folders, models of transformers, prepared text, files."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from moeut.data.tokens import MANIFEST, PreparedData, TokenStream, open_prepared
+from moeut.data.local import find_files
+from moeut.data.tokens import MANIFEST, PreparedData, TokenStream, open_prepared, read_manifest
 from moeut.evaluation.subject import DEFAULT_CONTEXT_LENGTH, Subject, is_ours, open_ours, open_theirs
 from moeut.evaluation.texts import file_streams, reencoded, source_streams
 from moeut.experiments.matching import TOKENIZER
@@ -42,7 +43,9 @@ def open_subject(name: str, reading: Reading, tokenizer_folder: Path | None = No
     if folder is None or not is_ours(folder):
         if reading.repeats is not None:
             raise ValueError(f"--repeats: {name} is no model of this package; none of its layers can be repeated")
-        return open_theirs(name if folder is None else str(folder), reading.device, reading.dtype, reading.context_length)
+        return open_theirs(
+            name if folder is None else str(folder), reading.device, reading.dtype, reading.context_length
+        )
     run = run_of(folder)
 
     def deeper(model: LanguageModel) -> LanguageModel:
@@ -68,6 +71,17 @@ def data_of_run(name: str) -> Path:
 def is_prepared(path: Path) -> bool:
     """Whether a path is a prepared folder rather than files of text."""
     return (path / MANIFEST).is_file()
+
+
+def identities(paths: Sequence[Path]) -> dict[str, str]:
+    """What stands for the content of prepared folders and files, by their names."""
+    found: dict[str, str] = {}
+    for path in paths:
+        if is_prepared(path):
+            found[str(path)] = read_manifest(path).fingerprint
+        else:
+            found |= {file.name: file.identity() for file in find_files([path])}
+    return found
 
 
 def streams(paths: Sequence[Path], subject: Subject, *, by_source: bool = False) -> dict[str, TokenStream]:
