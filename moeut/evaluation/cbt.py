@@ -25,6 +25,7 @@ def parse(lines: Iterable[str], name: str = "CBT") -> Iterator[dict[str, Any]]:
     of a line that is none of these.
     """
     sentences: list[str] = []
+    number = 0
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -56,7 +57,7 @@ def detokenise(text: str) -> str:
 
 
 def prompt(item: dict[str, Any]) -> dict[str, Any]:
-    """`context`, the story and the question up to the blank; `choices`, how it may go on to the end; `gold`, how it does.
+    """`context`, the story and the question up to the blank; `choices`, how it may go on; `gold`, how it does.
 
     Raises ValueError if the answer is not among the options.
     """

@@ -25,11 +25,8 @@ PLACES = {
     "lambada": THEIRS / "lambada", "blimp": THEIRS / "blimp", "cbt": OURS, "hellaswag": THEIRS / "hellaswag",
     "piqa": THEIRS / "piqa", "arc_easy": THEIRS / "arc",
 }  # fmt: skip
-SPLITS = {
-    "lambada": "test", "blimp": "train", "cbt": "test", "hellaswag": "validation", "piqa": "validation",
-    "arc_easy": "test",
-}  # fmt: skip
-"""Which split of the Hub's data set a task takes its items from."""
+ONLY_TEST = {"training_split": None, "validation_split": None, "test_split": "test"}
+"""Without examples in the prompt no other split is looked at."""
 
 NAME = "lm-eval"
 
@@ -92,10 +89,7 @@ def run(examiner: Examiner, task: str, sets: dict[str, list[Item]]) -> tuple[lis
         unknown = set(sets) - set(manager.all_subtasks)
         if unknown:
             raise ValueError(f"{task}: lm-eval has no task {', '.join(sorted(unknown))}")
-        members = [
-            {"task": name, "training_split": None, "custom_dataset": _dataset(SPLITS[task], items)}
-            for name, items in sets.items()
-        ]
+        members = [{"task": name, **ONLY_TEST, "custom_dataset": _dataset(items)} for name, items in sets.items()]
         adapter = Adapter(examiner, task)
         results: Any = evaluate(
             lm=adapter, task_dict=manager.load([{"group": task, "task": members}]), bootstrap_iters=0, log_samples=True
@@ -108,8 +102,8 @@ def run(examiner: Examiner, task: str, sets: dict[str, list[Item]]) -> tuple[lis
     return outcomes, {name: results["versions"][name] for name in sets}
 
 
-def _dataset(split: str, items: list[Item]) -> Callable[..., dict[str, datasets.Dataset]]:
-    return lambda **_: {split: datasets.Dataset.from_list(items)}
+def _dataset(items: list[Item]) -> Callable[..., dict[str, datasets.Dataset]]:
+    return lambda **_: {"test": datasets.Dataset.from_list(items)}
 
 
 def _outcome(

@@ -111,8 +111,8 @@ class Examiner:
             raise ValueError(f"{self.subject.name}: its logits are not numbers; nothing can be said of it")
         cuts = np.cumsum(counts)[:-1]
         return [
-            Answer(*answer, len(question.context) + len(question.continuation) > len(ids))
-            for question, ids, *answer in zip(
+            Answer(scores, likeliest, len(question.context) + len(question.continuation) > len(ids))
+            for question, ids, scores, likeliest in zip(
                 batch, whole, np.split(log_probs, cuts), np.split(greedy, cuts), strict=True
             )
         ]

@@ -1,4 +1,4 @@
-"""Which model and which text does a user mean to evaluate? Runs, folders, models of transformers, prepared text, files."""
+"""Which model and which text does a user mean? Runs, folders, models of transformers, prepared text, files."""
 
 import re
 from collections.abc import Sequence
