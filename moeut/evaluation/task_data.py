@@ -108,9 +108,9 @@ def _read(form: Form, paths: list[Path]) -> TaskData:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    with path.open("rb") as stored, unpack(stored, path.name) as content:
+    with path.open("rb") as stored, io.TextIOWrapper(unpack(stored, path.name), encoding="utf-8") as text:
         try:
-            yield from io.TextIOWrapper(content, encoding="utf-8")
+            yield from text
         except UnicodeDecodeError as error:
             raise ValueError(f"{path}: not UTF-8 text ({error.reason})") from None
 
