@@ -46,8 +46,14 @@ def comma_separated(rows: Sequence[Row]) -> list[str]:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    error = f"{row.standard_error:.4f}" if math.isfinite(row.standard_error) else "?"
     return (
-        row.model, row.task, row.scoring, row.metric, f"{row.value:.4f}", error, f"{row.items:,}",
+        row.model, row.task, row.scoring, row.metric, _number(row.value), _number(row.standard_error), f"{row.items:,}",
         f"{row.truncated:,}", f"{row.seconds:.1f}",
     )  # fmt: skip
+
+
+def _number(value: float) -> str:
+    """Four places after the point where that is readable; ? for what is not known."""
+    if not math.isfinite(value):
+        return "?"
+    return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.4g}"
