@@ -11,7 +11,7 @@ def test_three_forms_of_a_question():
         "id": "a",
         "question": {
             "stem": "Which?",
-            "choices": [{"text": t, "label": n} for t, n in zip(("this", "that", "none"), "ABC")],
+            "choices": [{"text": t, "label": n} for t, n in zip(("this", "that", "none"), "ABC", strict=True)],
         },
         "answerKey": "B",
     }

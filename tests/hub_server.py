@@ -98,7 +98,7 @@ def serving(first: Hub, *others: Hub) -> Iterator[Hub]:
             path, query = urllib.parse.unquote(url.path), urllib.parse.parse_qs(url.query)
             hub = self.hub()
             api, tree = f"/api/datasets/{hub.dataset}", f"/api/datasets/{hub.dataset}/tree/{COMMIT}"
-            if path in (api, *(f"{api}/revision/{name}" for name in ("main", COMMIT))):
+            if path in (api, *(f"{api}/revision/{name}" for name in ("main", COMMIT, "refs/convert/parquet"))):
                 fault = self.fault(hub, "info")
                 if isinstance(fault, Answers):
                     self.answer(fault)
