@@ -16,11 +16,12 @@ from moeut.model.sigma_moe import SigmaMoEConfig
 from moeut.model.switchhead import SwitchHeadConfig
 
 ITEMS = Path(__file__).resolve().parent.parent / "assets" / "zero_shot"
+FILES = sorted(file for file in ITEMS.iterdir() if file.suffix in (".jsonl", ".txt"))
 
 
 def tokenizer_of_items() -> Tokenizer:
     """A byte-level BPE of 400 tokens, made from the items' own text."""
-    return train_tokenizer([file.read_text("utf-8") for file in sorted(ITEMS.glob("*t*"))], 400)
+    return train_tokenizer([file.read_text("utf-8") for file in FILES], 400)
 
 
 def tiny_model(vocab_size: int = 400) -> LanguageModel:

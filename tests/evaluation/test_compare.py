@@ -49,7 +49,8 @@ def test_by_hand():
     assert found.in_words() == (
         f"piqa (paper, acc), 8 items: A 62.50%, B 37.50%, a difference of +25.00 points (95% interval "
         f"{100 * found.low:+.2f} to {100 * found.high:+.2f}). Only A is right on 3, only B on 1; no difference is "
-        "shown: between equally good models, a split at least as uneven as this comes by chance in 62.50% of such tests."
+        "shown: between equally good models, a split at least as uneven as this comes by chance in 62.50% of such "
+        "tests."
     )
 
 

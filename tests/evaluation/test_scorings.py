@@ -85,7 +85,7 @@ def test_hellaswag_loses_titles_but_keeps_brackets():
     exam = EXAMS["hellaswag"](item, it)
     assert exam is not None
     assert it.decode(exam.questions[0].context) == "Act: [header] How. Sit The rower waits"
-    assert [it.decode(question.continuation) for question in exam.questions] == [" go on. . Stop [step]", " stay"]
+    assert [it.decode(question.continuation) for question in exam.questions] == [" go on.. Stop [step]", " stay"]
 
 
 def test_what_is_left_out():
@@ -96,7 +96,7 @@ def test_what_is_left_out():
     assert kept == [True, True, True, False, True]
     item = items["cbt"].sets["cbt_p"][0]
     assert EXAMS["cbt"](item, it) is not None
-    assert EXAMS["cbt"]({**item, "options": item["options"][:5] + [item["answer"]]}, it) is None
+    assert EXAMS["cbt"]({**item, "options": [*item["options"][:5], item["answer"]]}, it) is None
 
 
 @pytest.mark.parametrize("word", ["cat", "é", "naïveté", "b", "“x”"])
@@ -110,11 +110,14 @@ def test_the_last_word(word: str, cut: str):
     knows = subject(oracle([ids], 400), tokenizer)
     assert judge("lambada", {"text": text}, knows) == 1
     assert judge("lambada", {"text": text[:-1] + "z"}, subject(oracle([ids], 400), tokenizer)) == 0
-    [other] = it.encode([f"She said it was the {word}s"])
-    last = ids[-1]
-    wrong = oracle([ids[:-1] + [(last + 1) % 400]], 400)
+    wrong = oracle([[*ids[:-1], (ids[-1] + 1) % 400]], 400)
     assert judge("lambada", {"text": text}, subject(wrong, tokenizer)) == 0
-    assert len(other) >= len(ids)
+
+
+def items_of(task: str) -> list[Item]:
+    """The items of the tests; of CBT, whose are long, one of each set."""
+    sets = from_folder(ITEMS, [task])[task].sets.values()
+    return [item for items in sets for item in (items[:1] if task == "cbt" else items)]
 
 
 def right_texts(task: str, item: Item, it: Subject) -> list[tuple[int, ...]]:
@@ -123,7 +126,8 @@ def right_texts(task: str, item: Item, it: Subject) -> list[tuple[int, ...]]:
     if exam is None:
         return []
     gold = {
-        "lambada": lambda: 0, "blimp": lambda: 0, "piqa": lambda: item["label"], "hellaswag": lambda: int(item["label"]),
+        "lambada": lambda: 0, "blimp": lambda: 0, "piqa": lambda: item["label"],
+        "hellaswag": lambda: int(item["label"]),
         "arc_easy": lambda: item["choices"]["label"].index(item["answerKey"]),
         "cbt": lambda: item["options"].index(item["answer"]),
     }[task]()  # fmt: skip
@@ -133,18 +137,16 @@ def right_texts(task: str, item: Item, it: Subject) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("task", TASKS)
 def test_who_knows_everything_is_right_everywhere(task: str):
     it = subject(uniform(400), tokenizer_of_items())
-    items = [item for items in from_folder(ITEMS, [task])[task].sets.values() for item in items]
-    texts = [ids for item in items for ids in right_texts(task, item, it)]
-    knows = subject(oracle(texts, 400), tokenizer_of_items())
-    assert {judge(task, item, knows) for item in items if right_texts(task, item, it)} == {1.0}
+    for item in items_of(task):
+        if texts := right_texts(task, item, it):
+            assert judge(task, item, subject(oracle(texts, 400), tokenizer_of_items())) == 1
 
 
 @pytest.mark.parametrize("task", [task for task in TASKS if task not in ("lambada", "blimp")])
 def test_to_whom_all_is_equal_everything_is_a_tie(task: str):
     """By the mean of a token, all choices are as likely, and nobody is ahead."""
     it = subject(uniform(400), tokenizer_of_items())
-    items = [item for items in from_folder(ITEMS, [task])[task].sets.values() for item in items]
-    exams = [exam for item in items if (exam := EXAMS[task](item, it)) is not None]
+    exams = [exam for item in items_of(task) if (exam := EXAMS[task](item, it)) is not None]
     for exam in exams:
         answers = Examiner(it).ask(exam.questions)
         assert [answer.mean_log_prob for answer in answers] == pytest.approx([-math.log(400)] * len(answers))
