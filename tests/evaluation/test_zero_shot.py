@@ -31,6 +31,8 @@ def tiny() -> Examiner:
 @pytest.mark.parametrize("task", TASKS)
 def test_both_scorings_of_every_task(task: str):
     sets = from_folder(ITEMS, [task])[task].sets
+    if task == "cbt":  # whose items are long
+        sets = {name: items[:1] for name, items in sets.items()}
     count = sum(map(len, sets.values()))
     found = run_task(tiny(), task, sets)
     assert [(row.scoring, row.metric) for row in found.rows] == METRICS[task]
@@ -48,7 +50,7 @@ def test_both_scorings_of_every_task(task: str):
 
 
 def test_one_item_is_enough():
-    for task, data in from_folder(ITEMS, TASKS).items():
+    for task, data in from_folder(ITEMS, ["lambada", "blimp", "piqa"]).items():
         sets = {name: items[:1] for name, items in data.sets.items()}
         found = run_task(tiny(), task, sets)
         assert all(row.items == len(sets) for row in found.rows), task
