@@ -196,7 +196,11 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("smollm2")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        AutoModelForCausalLM.from_pretrained(place, gguf_file=file.name, dtype=torch.float32).save_pretrained(folder)
+        packed = AutoModelForCausalLM.from_pretrained(place, gguf_file=file.name, dtype=torch.float32)
+        del packed.config.quantization_config  # they are plain numbers by now, but would not be saved as such
+        model = type(packed)(packed.config)
+        model.load_state_dict(packed.state_dict())
+        model.save_pretrained(folder)
         AutoTokenizer.from_pretrained(place, gguf_file=file.name).save_pretrained(folder)
     return folder
 
