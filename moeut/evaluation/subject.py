@@ -3,7 +3,9 @@
 Letters: B texts, T tokens of a text, V vocabulary.
 """
 
+import io
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,13 +113,17 @@ def open_theirs(
         config = transformers.AutoConfig.from_pretrained(name)
         saved = getattr(config, "dtype", None) or torch.float32
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(name)
-        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype or torch.promote_types(saved, torch.float32)
-        )
+        with redirect_stderr(io.StringIO()):  # a bar for every load
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                name, dtype=dtype or torch.promote_types(saved, torch.float32), output_loading_info=True
+            )
     except (OSError, ValueError, ImportError) as error:
         where = "" if place.is_dir() else "no such folder here, and on the Hub "
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{name}: {where}no causal model that transformers can read ({reason})") from error
+    model, info = loaded
+    if info["missing_keys"]:
+        raise ValueError(f"{name}: its weights lack {', '.join(sorted(info['missing_keys'])[:5])}")
     model.config.use_cache = False
     marks = [id for id in (tokenizer.bos_token_id, tokenizer.eos_token_id) if id is not None]
     if not marks:

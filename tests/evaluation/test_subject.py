@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from examined import save_rival, save_tiny, tokenizer_of_items
+from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from moeut.data.tokenizer import encode
@@ -92,6 +93,12 @@ def test_what_cannot_be_opened(tmp_path: Path):
     (tmp_path / "config.json").write_text('{"model_type": "no such type"}')
     with pytest.raises(ValueError, match=r": no causal model that transformers can read \("):
         open_theirs(str(tmp_path))
+    rival = save_rival(tmp_path / "theirs")
+    weights = load_file(rival / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, rival / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"theirs: its weights lack model\.norm\.weight"):
+        open_theirs(str(rival))
     rival = save_rival(tmp_path / "theirs")
     PreTrainedTokenizerFast(tokenizer_object=tokenizer_of_items()).save_pretrained(rival)
     with pytest.raises(ValueError, match="its tokenizer has no token that begins or ends a text"):
