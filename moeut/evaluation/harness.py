@@ -92,7 +92,10 @@ def run(examiner: Examiner, task: str, sets: dict[str, list[Item]]) -> tuple[lis
         members = [{"task": name, **ONLY_TEST, "custom_dataset": _dataset(items)} for name, items in sets.items()]
         adapter = Adapter(examiner, task)
         results: Any = evaluate(
-            lm=adapter, task_dict=manager.load([{"group": task, "task": members}]), bootstrap_iters=0, log_samples=True
+            lm=adapter,
+            task_dict=manager.load([{"group": f"{task} here", "task": members}]),
+            bootstrap_iters=0,
+            log_samples=True,
         )
     outcomes = [
         _outcome(examiner.subject.name, task, name, sets[name], sample, adapter.truncated)
