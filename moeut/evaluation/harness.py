@@ -5,13 +5,15 @@ in the same form. Only the items come from us, and the log-likelihoods.
 """
 
 import io
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import datasets
 import lm_eval.tasks
+import lm_eval.utils
 from lm_eval.api.model import LM
 from lm_eval.evaluator import evaluate
 
@@ -84,7 +86,7 @@ def run(examiner: Examiner, task: str, sets: dict[str, list[Item]]) -> tuple[lis
     Raises ValueError where lm-eval has no task of a set's name.
     """
     # lm-eval draws bars and writes notes; ours are shown instead.
-    with redirect_stderr(io.StringIO()):
+    with redirect_stderr(io.StringIO()), _templates_compiled_once():
         manager = lm_eval.tasks.TaskManager(include_path=str(PLACES[task]), include_defaults=False)
         unknown = set(sets) - set(manager.all_subtasks)
         if unknown:
@@ -103,6 +105,17 @@ def run(examiner: Examiner, task: str, sets: dict[str, list[Item]]) -> tuple[lis
         for sample in results["samples"][name]
     ]
     return outcomes, {name: results["versions"][name] for name in sets}
+
+
+@contextmanager
+def _templates_compiled_once() -> Iterator[None]:
+    """lm-eval compiles the templates of a task anew for every item, which takes longer than a small model does."""
+    environment: Any = lm_eval.utils.env
+    environment.from_string = cache(environment.from_string)
+    try:
+        yield
+    finally:
+        del environment.from_string
 
 
 def _dataset(items: list[Item]) -> Callable[..., dict[str, datasets.Dataset]]:
