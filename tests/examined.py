@@ -64,7 +64,8 @@ def save_rival(folder: Path, *, marks: bool = False, dtype: torch.dtype = torch.
         "vocab_size": 400, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
         "bos_token_id": 0, "eos_token_id": 0, "max_position_embeddings": 64,
     }  # fmt: skip
-    LlamaForCausalLM(LlamaConfig(**{**settings, **config})).to(dtype).save_pretrained(folder)
+    model: Any = LlamaForCausalLM(LlamaConfig(**{**settings, **config}))
+    model.to(dtype).save_pretrained(folder)
     return folder
 
 

@@ -81,6 +81,12 @@ def in_hub_form(task: str, texts: Iterable[str]) -> list[dict[str, Any]]:
     return lines
 
 
+def lm_evals_own(**settings: Any) -> Any:
+    """The model `hf` of lm-eval, on the CPU."""
+    build: Any = HFLM
+    return build(**settings, device="cpu")
+
+
 def compare(ours: list[Outcome], stock: list[dict[str, Any]], tolerance: float) -> None:
     """Item by item: the same log-likelihoods and the same judgements."""
     assert len(ours) == len(stock)
@@ -100,9 +106,7 @@ def test_item_for_item_as_lm_eval_alone(task: str, max_length: int, tmp_path: Pa
     folder, tokenizer = save_tiny(tmp_path / "model", torch.float64), tokenizer_of_items()
     model = tiny_model(tokenizer.get_vocab_size()).double()
     theirs = PreTrainedTokenizerFast.from_pretrained(folder)
-    hf: Any = HFLM(
-        pretrained=MoEUTForCausalLM.wrap(model), tokenizer=theirs, max_length=max_length, batch_size=3, device="cpu"
-    )
+    hf = lm_evals_own(pretrained=MoEUTForCausalLM.wrap(model), tokenizer=theirs, max_length=max_length, batch_size=3)
     stock = run_stock(hf, task, lines_of(task), tmp_path / "stock")
     data = from_folder(ITEMS, [task])[task]
     sets = {name: items for name, items in data.sets.items() if task != "blimp" or name == "blimp_wh_island"}
@@ -128,9 +132,9 @@ def test_the_childrens_book_test_in_lm_evals_form(tmp_path: Path):
     (tmp_path / "task").mkdir()
     (tmp_path / "task" / "task.yaml").write_text(yaml.safe_dump(config))
     manager = lm_eval.tasks.TaskManager(include_path=str(tmp_path / "task"), include_defaults=False)
-    hf: Any = HFLM(
+    hf = lm_evals_own(
         pretrained=MoEUTForCausalLM.wrap(model), tokenizer=PreTrainedTokenizerFast.from_pretrained(folder),
-        max_length=2048, batch_size=4, device="cpu",
+        max_length=2048, batch_size=4,
     )  # fmt: skip
     found: Any = evaluate(lm=hf, task_dict=manager.load(["cbt_ne"]), bootstrap_iters=0, log_samples=True)
     ours, versions = harness.run(Examiner(subject(model, tokenizer)), "cbt", {"cbt_ne": data.sets["cbt_ne"]})
@@ -143,9 +147,9 @@ def test_in_single_precision_nearly_all_items(tmp_path: Path):
     """At least 99.5 percent of the items of both: another shape of a batch may take a tied token to another expert."""
     folder, tokenizer = save_tiny(tmp_path / "model"), tokenizer_of_items()
     model = tiny_model(tokenizer.get_vocab_size())
-    hf: Any = HFLM(
+    hf = lm_evals_own(
         pretrained=MoEUTForCausalLM.wrap(model), tokenizer=PreTrainedTokenizerFast.from_pretrained(folder),
-        max_length=1024, batch_size=5, device="cpu",
+        max_length=1024, batch_size=5,
     )  # fmt: skip
     near = total = 0
     for task in BOTH_HAVE:
@@ -196,7 +200,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("smollm2")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        packed = AutoModelForCausalLM.from_pretrained(place, gguf_file=file.name, dtype=torch.float32)
+        packed: Any = AutoModelForCausalLM.from_pretrained(place, gguf_file=file.name, dtype=torch.float32)
         del packed.config.quantization_config  # they are plain numbers by now, but would not be saved as such
         model = type(packed)(packed.config)
         model.load_state_dict(packed.state_dict())
@@ -211,7 +215,7 @@ def test_a_real_language_model_item_for_item(task: str, smollm2: Path, shared: P
     """SmolLM2 on the published items: log-likelihoods to 1e-4 and the very same judgements."""
     folder = shared / "data" / "zero_shot"
     lines = published(task, folder)[:20]
-    hf: Any = HFLM(pretrained=str(smollm2), dtype="float32", batch_size=3, device="cpu")
+    hf = lm_evals_own(pretrained=str(smollm2), dtype="float32", batch_size=3)
     stock = run_stock(hf, task, lines, tmp_path / "stock")
     data = from_folder(folder, [task])[task]
     sets = {name: items[:20] for name, items in data.sets.items() if task != "blimp" or name == "blimp_wh_island"}

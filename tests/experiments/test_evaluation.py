@@ -36,7 +36,8 @@ def moeut(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest
     def run(*arguments: str) -> tuple[int, str, str]:
         capfd.readouterr()
         code = main(["evaluate", *arguments])
-        return code, *capfd.readouterr()
+        out, err = capfd.readouterr()
+        return code, out, err
 
     return run
 
