@@ -132,11 +132,37 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--print-config", action="store_true", help="print the resolved configuration as YAML and stop")
 
-    sub = verb("evaluate", evaluate, "Cross entropy, perplexity and bits per byte on held-out text.")
-    sub.add_argument("model", metavar="MODEL", help="a model folder or a run folder")
-    sub.add_argument("--data", metavar="DIR", help="prepared folder (default: the one the run was trained on)")
-    sub.add_argument("--context-length", type=int, metavar="N", help="tokens a block (default: as in training)")
-    sub.add_argument("--batch-size", type=int, default=8, metavar="N", help="blocks at a time (%(default)s)")
+    sub = verb("evaluate", evaluate, "Models on held-out text, or on the paper's zero-shot tasks; two item by item.")
+    sub.add_argument(
+        "models", metavar="MODEL", nargs="*",
+        help="a model folder or a run folder, ours or of transformers, or OWNER/NAME on the Hub; several for one table",
+    )  # fmt: skip
+    sub.add_argument(
+        "--data", metavar="PATH", action="append",
+        help="a prepared folder or text files, may be repeated (default: what the run was trained on, held out)",
+    )  # fmt: skip
+    sub.add_argument("--by-source", action="store_true", help="each source of a prepared folder apart")
+    sub.add_argument(
+        "--context-length", type=_positive, metavar="N",
+        help="tokens a block, and of the longest input of a task (default: as in training)",
+    )  # fmt: skip
+    sub.add_argument("--stride", type=_positive, metavar="N", help="slide a window, N tokens a time, instead of blocks")
+    sub.add_argument("--tasks", metavar="NAMES", help="of lambada,blimp,cbt,hellaswag,piqa,arc_easy, with commas")
+    sub.add_argument("--task-data", type=Path, metavar="DIR", help="where their items lie (default: on the Hub)")
+    sub.add_argument("--scoring", default="both", metavar="NAME", help="of tasks: lm-eval, paper or both (%(default)s)")
+    sub.add_argument("--limit", type=_positive, metavar="N", help="only the first N items of each set of a task")
+    sub.add_argument("--samples", type=Path, metavar="FILE", help="write what came of each item, a line of JSON each")
+    sub.add_argument(
+        "--compare", type=Path, nargs="+", metavar="FILE", help="say which of two models is better, from such files"
+    )
+    sub.add_argument("--batch-size", type=_positive, default=8, metavar="N",
+        help="blocks at a time; of tasks: so many times 256 tokens (%(default)s)",
+    )  # fmt: skip
+    sub.add_argument("--dtype", metavar="NAME", help="of the weights (default: as saved, but at least float32)")
+    sub.add_argument(
+        "--format", default="markdown", choices=["markdown", "csv", "json"], help="of the table (%(default)s)"
+    )
+    sub.add_argument("--output", type=Path, metavar="DIR", help="where records go (default: MODEL/evaluation)")
     repeats(sub)
     device(sub)
 

@@ -112,41 +112,62 @@ def train(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """`moeut evaluate`: one model on the held-out part of a prepared folder."""
-    from moeut.evaluation.perplexity import evaluate as score
-    from moeut.experiments.matching import open_matching
-    from moeut.experiments.run_folder import model_folder, run_of
-    from moeut.model.elastic_depth import with_repeats
-    from moeut.model.folder import load_model
+    """`moeut evaluate`: models on texts or on tasks, or two of them item by item."""
+    from moeut.evaluation.outcomes import write_outcomes
+    from moeut.evaluation.tables import comma_separated, markdown, together
+    from moeut.evaluation.zero_shot import SCORINGS
+    from moeut.experiments.describe import dtype_named
+    from moeut.experiments.evaluation import Plan, measure, text_facts, text_lines, write_record
+    from moeut.experiments.subjects import Reading
     from moeut.training.distributed import pick_device
     from moeut.training.progress import Progress
 
-    folder = model_folder(Path(options.model))
-    run = run_of(folder)
-    folder_of_data = options.data or (run and run.data)
-    if folder_of_data is None:
-        raise ValueError(f"{folder}: not part of a run, so name the text to evaluate on with --data DIR")
-    context_length = options.context_length or (run.training.context_length if run else 1024)
-    model = load_model(folder, pick_device(options.device))
-    if options.repeats is not None:
-        model = with_repeats(model, options.repeats)
-    data = open_matching(folder_of_data, model.config, folder)
+    if options.compare:
+        return _compare(options)
+    if not options.models:
+        raise ValueError("name a model to evaluate, or two files of items with --compare")
+    plan = Plan(
+        reading=Reading(
+            device=pick_device(options.device),
+            dtype=None if options.dtype is None else dtype_named(options.dtype),
+            context_length=options.context_length,
+            batch_size=options.batch_size,
+            repeats=options.repeats,
+        ),
+        texts=tuple(map(Path, options.data or ())),
+        by_source=options.by_source,
+        stride=options.stride,
+        tasks=tuple(filter(None, (options.tasks or "").split(","))),
+        task_folder=options.task_data,
+        scorings=SCORINGS if options.scoring == "both" else (options.scoring,),
+        limit=options.limit,
+    )
     with Progress(quiet=options.quiet) as progress:
-        result = score(model, data.held_out, context_length, options.batch_size, progress)
-    lines = [
-        f"cross entropy   {result.cross_entropy:8.4f} ± {result.standard_error:.4f} nats a token",
-        f"perplexity      {result.perplexity:8.3f}",
-        f"bits per byte   {result.bits_per_byte:8.4f}",
-        f"scored {result.tokens:,} tokens, {result.bytes:,} bytes of {folder_of_data} (held out), "
-        f"in blocks of {context_length:,}",
-    ]
-    if options.repeats is not None:
-        lines.append(f"each layer ran {options.repeats:,} times")
-    facts = {
-        **vars(result), "model": str(folder), "data": str(folder_of_data), "context_length": context_length,
-        "num_repeats": model.config.num_repeats,
-    }  # fmt: skip
-    _print(facts, lines, as_json=options.json)
+        measured = measure(options.models, plan, progress)
+    rows = together([row for one in measured for row in one.rows])
+    form = "json" if options.json else options.format
+    records = [one.record for one in measured]
+    facts, lines = records[0] if len(records) == 1 else {"models": records}, markdown(rows)
+    if form == "csv":
+        lines = comma_separated(rows)
+    elif len(measured) == len(measured[0].texts) == 1 and not plan.tasks:
+        facts, lines = text_facts(measured[0]), text_lines(measured[0])
+    _print(facts, lines, as_json=form == "json")
+    if options.samples is not None:
+        write_outcomes(options.samples, [outcome for one in measured for outcome in one.outcomes])
+    for one in measured:
+        write_record(one, options.output)
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    """`moeut evaluate --compare`: which of two models is better, in words."""
+    from dataclasses import asdict
+
+    from moeut.experiments.evaluation import compare_files
+
+    found = compare_files(options.compare)
+    _print({"comparisons": [asdict(one) for one in found]}, [one.in_words() for one in found], as_json=options.json)
     return 0
 
 

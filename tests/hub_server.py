@@ -99,7 +99,7 @@ def serving(first: Hub, *others: Hub) -> Iterator[Hub]:
             path, query = urllib.parse.unquote(url.path), urllib.parse.parse_qs(url.query)
             hub = self.hub()
             api, tree = f"/api/{hub.kind}/{hub.dataset}", f"/api/{hub.kind}/{hub.dataset}/tree/{COMMIT}"
-            if path in (api, *(f"{api}/revision/{name}" for name in ("main", COMMIT))):
+            if path in (api, *(f"{api}/revision/{name}" for name in ("main", COMMIT, "refs/convert/parquet"))):
                 fault = self.fault(hub, "info")
                 if isinstance(fault, Answers):
                     self.answer(fault)

@@ -112,19 +112,37 @@ def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return values ^ (values >> np.uint64(31))
 
 
+def evaluation_windows(num_tokens: int, context_length: int, stride: int) -> range:
+    """Where the windows begin in which `evaluation_batches` reads a stream of N tokens: every `stride` tokens.
+
+    Raises:
+        ValueError: `stride` is not within 1 … `context_length`.
+    """
+    if not 1 <= stride <= context_length:
+        raise ValueError(f"stride is {stride}; it must be at least 1 and at most the context length, {context_length}")
+    targets = num_tokens - 1
+    return range(0, max(targets - (context_length - stride), min(targets, 1)), stride)
+
+
 def evaluation_batches(
-    stream: TokenStream, context_length: int, batch_size: int
+    stream: TokenStream, context_length: int, batch_size: int, stride: int | None = None
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """The whole stream in order, in which every token but the first is a target exactly once: (inputs, targets).
 
     Both are [B, C], the last batch with fewer rows where they run out; what the last row lacks is `IGNORED_TARGET`
-    among the targets and the stream's first token, an end of a document, among the inputs.
+    among the targets and the stream's first token, an end of a document, among the inputs. Rows begin `stride` tokens
+    apart: by default C, so that they do not overlap. If it is less, each row but the first begins with C - stride
+    tokens that are only context, `IGNORED_TARGET` among the targets.
     """
-    span = batch_size * context_length
-    for start in range(0, len(stream) - 1, span):
-        tokens = stream.read(start, min(start + span + 1, len(stream))).astype(np.int64)
-        rows = -(-(len(tokens) - 1) // context_length)
-        inputs = np.full(rows * context_length, stream.read(0, 1)[0], np.int64)
-        targets = np.full(rows * context_length, IGNORED_TARGET, np.int64)
-        inputs[: len(tokens) - 1], targets[: len(tokens) - 1] = tokens[:-1], tokens[1:]
-        yield inputs.reshape(rows, context_length), targets.reshape(rows, context_length)
+    overlap = 0 if stride is None else context_length - stride
+    starts = evaluation_windows(len(stream), context_length, context_length - overlap)
+    for first in range(0, len(starts), batch_size):
+        rows = starts[first : first + batch_size]
+        inputs = np.full((len(rows), context_length), stream.read(0, 1)[0], np.int64)
+        targets = np.full((len(rows), context_length), IGNORED_TARGET, np.int64)
+        for row, start in enumerate(rows):
+            tokens = stream.read(start, min(start + context_length + 1, len(stream)))
+            context = overlap if start else 0
+            inputs[row, : len(tokens) - 1] = tokens[:-1]
+            targets[row, context : len(tokens) - 1] = tokens[1 + context :]
+        yield inputs, targets

@@ -1,21 +1,22 @@
 """How well does a model predict a text? Cross entropy, perplexity and bits per byte over every token of it.
 
 The stream is cut into blocks that follow each other; each is scored on its own, its first tokens with little context
-(as in the paper). Letters: B blocks, T tokens of a block, V vocabulary.
+(as in the paper). Or a window slides over it in strides, and every token but the first ones has much context.
+Letters: B blocks, T tokens of a block, V vocabulary.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from moeut.data.sampler import evaluation_batches
+from moeut.data.sampler import evaluation_batches, evaluation_windows
 from moeut.data.tokens import TokenStream
-from moeut.model.language_model import LanguageModel
 from moeut.settings import IGNORED_TARGET
 
 
@@ -35,6 +36,14 @@ class Perplexity:
     tokens: int
     bytes: int
     standard_error: float
+
+
+class BlockSums(NamedTuple):
+    """The summed loss in nats and the number of scored tokens of each block, and the bytes of the text."""
+
+    nats: list[float]
+    counts: list[int]
+    num_bytes: int
 
 
 class Share(NamedTuple):
@@ -58,32 +67,50 @@ class Share(NamedTuple):
 
 
 def evaluate(
-    model: LanguageModel,
+    model: nn.Module,
     stream: TokenStream,
     context_length: int,
     batch_size: int,
     progress: Callable[[str, int, int | None], None] | None = None,
     share: Share = Share(),  # noqa: B008 (immutable)
+    stride: int | None = None,
 ) -> Perplexity:
+    """How well a stream is predicted: `summarise` of its `block_sums`."""
+    return summarise(*block_sums(model, stream, context_length, batch_size, progress, share, stride))
+
+
+def block_sums(
+    model: nn.Module,
+    stream: TokenStream,
+    context_length: int,
+    batch_size: int,
+    progress: Callable[[str, int, int | None], None] | None = None,
+    share: Share = Share(),  # noqa: B008 (immutable)
+    stride: int | None = None,
+) -> BlockSums:
     """Score every token of a stream but the first, exactly once, in blocks of `context_length`, `batch_size` at a time.
 
-    The model is in evaluation mode meanwhile and afterwards as it was. progress: called with ("evaluate", tokens
-    scored, tokens in all). share: where several processes score together, each calls this with its own; all get the
-    same result. Raises ValueError if there is nothing to score.
+    model: ids [B, T] → something with `logits` [B, T, V]; in evaluation mode meanwhile and afterwards as it was.
+    stride: windows of `context_length` that begin so many tokens apart, each scored where the one before it ends, so
+    that all tokens but those of the first have at least context_length − stride tokens of context; None: blocks.
+    progress: called with ("evaluate", tokens scored, tokens in all). share: where several processes score together,
+    each calls this with its own; all get the same result.
+
+    Raises ValueError if there is nothing to score, or the stride is none.
     """
     total_tokens = len(stream) - 1
     if total_tokens < 1:
         raise ValueError("there is no text to evaluate: the stream has fewer than two tokens")
-    device = model.embedding.weight.device
-    nats = torch.zeros(-(-total_tokens // context_length), dtype=torch.float64)
-    counts = torch.zeros(len(nats), dtype=torch.int64)
+    device = next(model.parameters()).device
+    blocks = len(evaluation_windows(len(stream), context_length, context_length if stride is None else stride))
+    nats, counts = torch.zeros(blocks, dtype=torch.float64), torch.zeros(blocks, dtype=torch.int64)
     first = 0
     was_training = model.training
     model.eval()
     try:
         # Not inference_mode: what a sharded model gathers here, the next training step may use.
         with torch.no_grad():
-            for batch in evaluation_batches(stream, context_length, batch_size):
+            for batch in evaluation_batches(stream, context_length, batch_size, stride):
                 inputs, targets = map(torch.from_numpy, batch)
                 mine = share.of(len(targets))
                 losses = _losses(model, inputs[mine].to(device), targets[mine].to(device))
@@ -92,14 +119,20 @@ def evaluate(
                 counts[first : first + len(targets)] = (targets != IGNORED_TARGET).sum(dim=1)
                 first += len(targets)
                 if progress is not None:
-                    progress("evaluate", min(first * context_length, total_tokens), total_tokens)
+                    progress("evaluate", int(counts.sum()), total_tokens)
     finally:
         model.train(was_training)
     assert counts.sum() == total_tokens
-    return summarise(share.add_up(nats).tolist(), counts.tolist(), stream.num_bytes)
+    return BlockSums(share.add_up(nats).tolist(), counts.tolist(), stream.num_bytes)
 
 
-def _losses(model: LanguageModel, inputs: Tensor, targets: Tensor) -> Tensor:
+def joined(parts: Iterable[BlockSums]) -> BlockSums:
+    """Several texts as one, for `summarise`."""
+    nats, counts, num_bytes = zip(*parts, strict=True)
+    return BlockSums(list(chain.from_iterable(nats)), list(chain.from_iterable(counts)), sum(num_bytes))
+
+
+def _losses(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     """−ln p of each target [B, T], at least in float32; 0 where nothing is scored."""
     logits = model(inputs).logits.flatten(0, 1)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,5 +1,6 @@
 """How does one see that something is going on? A bar on a terminal, a line now and then elsewhere, both on stderr."""
 
+import sys
 import time
 
 from rich.console import Console
@@ -17,7 +18,7 @@ class Progress:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
-        self.console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        self.console = Console(file=sys.stderr, highlight=False, markup=False, soft_wrap=True)
         self.bars = RichProgress(
             TextColumn("{task.description:<9}"),
             BarColumn(bar_width=14),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moeut.data.sampler import Batches, Blocks, evaluation_batches, permute
+from moeut.data.sampler import Batches, Blocks, evaluation_batches, evaluation_windows, permute
 from moeut.data.tokens import TokenStream
 from moeut.settings import IGNORED_TARGET
 
@@ -171,6 +171,32 @@ def test_every_token_is_scored_once(tokens: int, context_length: int, batch_size
         assert real.any(axis=1).all()
         scored.extend(targets[real].tolist())
     assert scored == list(range(1, tokens))
+
+
+@settings(deadline=None)
+@given(st.integers(2, 200), st.integers(1, 30), st.integers(1, 30), st.integers(1, 5))
+def test_a_window_gives_every_token_its_context(tokens: int, context_length: int, stride: int, batch_size: int) -> None:
+    """Every token but those of the first window is predicted from at least context_length - stride tokens before it."""
+    stride = min(stride, context_length)
+    scored = []
+    windows = evaluation_windows(tokens, context_length, stride)
+    rows = 0
+    for inputs, targets in evaluation_batches(counting_stream(tokens), context_length, batch_size, stride):
+        for row_inputs, row_targets in zip(inputs, targets, strict=True):
+            real = np.flatnonzero(row_targets != IGNORED_TARGET)
+            assert (row_targets[real] == row_inputs[real] + 1).all()
+            assert row_inputs[0] == windows[rows]
+            assert rows == 0 or real[0] == context_length - stride
+            scored.extend(row_targets[real].tolist())
+            rows += 1
+    assert rows == len(windows)
+    assert scored == list(range(1, tokens))
+
+
+def test_a_stride_that_is_none() -> None:
+    for stride in (0, 5):
+        with pytest.raises(ValueError, match=f"stride is {stride}; it must be at least 1 and at most the context"):
+            evaluation_windows(10, 4, stride)
 
 
 def test_bad_sizes() -> None:
