@@ -218,6 +218,42 @@ def match(options: argparse.Namespace) -> int:
     return 0
 
 
+def convert(options: argparse.Namespace) -> int:
+    """`moeut convert`: an official checkpoint → a model folder, or a model → weights of the official release."""
+    from dataclasses import asdict
+
+    from moeut.hf.conversion import convert as make_folder
+    from moeut.hf.conversion import report
+    from moeut.training.progress import Progress
+
+    if options.to == "official":
+        return _export(options)
+    if options.overrides and options.config is None:
+        raise ValueError(f"--{options.overrides[0][0]}: changes the model that --config names, and none is named")
+    config = None if options.config is None else _named(options.config, options).model
+    with Progress(quiet=options.quiet) as progress:
+        made = make_folder(
+            options.source, Path(options.out), config=config, tokenizer=options.tokenizer, overwrite=options.overwrite,
+            notice=progress.warn,
+        )  # fmt: skip
+    _print({"folder": options.out, **asdict(made)}, [f"{options.out}: {report(made)}"], as_json=options.json)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    """`moeut convert --to official`: the weights of a model as the official release names them."""
+    from moeut.experiments.run_folder import model_folder
+    from moeut.hf.conversion import export_official
+
+    if options.tokenizer or options.config or options.overrides:
+        raise ValueError("--to official: takes a model as it is, without --tokenizer, --config or other settings")
+    arguments = export_official(model_folder(Path(options.source)), Path(options.out), overwrite=options.overwrite)
+    call = ", ".join(f"{name}={value}" for name, value in arguments.items())
+    facts = {"file": options.out, "arguments": arguments}
+    _print(facts, [f"{options.out}: weights of moeut.MoEUTLM({call})"], as_json=options.json)
+    return 0
+
+
 def demo(options: argparse.Namespace) -> int:
     """`moeut demo`: see `moeut.experiments.demo`."""
     from moeut.experiments.demo import demo as run_demo

@@ -10,7 +10,7 @@ modeling_moeut.py       where transformers finds the classes when it trusts the 
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -59,7 +59,8 @@ def save_model(
 
     tokenizer_folder: where `tokenizer.json` and its configuration are copied from. end_of_document_id: the token that
     begins, ends and pads a text. context_length: tokens of the sequences the model was trained on, where that is to be
-    known. weights: what `stored_tensors` names, of a model that holds only a part of each.
+    known. weights: what `stored_tensors` names, of a model that holds only a part of each. Which code multiplies is a
+    matter of the machine that reads it, so the folder's expert_backend is `auto`.
     """
     special = {f"{use}_token_id": end_of_document_id for use in ("bos", "eos", "pad")}
     config = {
@@ -71,7 +72,7 @@ def save_model(
         "moeut_version": moeut.__version__,
         **({} if context_length is None else {"max_position_embeddings": context_length}),
         **special,
-        "core": asdict(model.config),
+        "core": asdict(replace(model.config, expert_backend="auto")),
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / CONFIG, config)
