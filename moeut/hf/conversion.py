@@ -16,8 +16,9 @@ from moeut.hf.official import to_official
 from moeut.hf.official_checkpoint import load_official
 from moeut.hf.official_release import release_arguments
 from moeut.hf.official_repository import OFFICIAL, fetch_official
-from moeut.model.folder import CONFIG, load_model, save_model, write_tensors
+from moeut.model.folder import CONFIG, load_model, save_model
 from moeut.model.language_model import LanguageModel, ModelConfig
+from moeut.model.tensor_files import write_tensors
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from moeut.hf.official import from_official
 from moeut.hf.official_arguments import Described, described_model
-from moeut.model.folder import DTYPES, read_tensors
+from moeut.model.folder import DTYPES
 from moeut.model.language_model import LanguageModel, ModelConfig
+from moeut.model.tensor_files import read_tensors
 
 # The training code's own dict class is pickled by name; a plain dict under that name is all that is let in besides
 # what PyTorch makes tensors of.

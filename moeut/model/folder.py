@@ -59,8 +59,8 @@ def save_model(
 
     tokenizer_folder: where `tokenizer.json` and its configuration are copied from. end_of_document_id: the token that
     begins, ends and pads a text. context_length: tokens of the sequences the model was trained on, where that is to be
-    known. weights: what `stored_tensors` names, of a model that holds only a part of each.
-    Which code multiplies is a matter of the machine that reads it, so the folder's expert_backend is `auto`.
+    known. weights: what `stored_tensors` names, of a model that holds only a part of each. Which code multiplies is a
+    matter of the machine that reads it, so the folder's expert_backend is `auto`.
     """
     special = {f"{use}_token_id": end_of_document_id for use in ("bos", "eos", "pad")}
     config = {
