@@ -8,7 +8,7 @@ from tiny_folder import CONFIG
 from transformers import Cache
 
 from moeut.generation.growing_cache import GrowingLayer
-from moeut.generation.writer import Writer
+from moeut.generation.writing import Writer
 from moeut.hf.modeling import CACHE_NAME, MoEUTForCausalLM
 from moeut.model.language_model import LanguageModel
 
