@@ -24,7 +24,7 @@ from measure import decoding
 from measure.machine import CLOCKS, hardware, medians
 
 from moeut.experts import ExpertBackend
-from moeut.generation.model_writer import Writer
+from moeut.generation.writing import Writer
 from moeut.model.language_model import LanguageModel
 
 BACKENDS: tuple[ExpertBackend, ...] = ("native", "cpu")

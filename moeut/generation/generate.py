@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
 from moeut.data.tokenizer import encode, end_of_document_id, load_tokenizer
-from moeut.generation.model_writer import Writer
+from moeut.generation.writing import Writer
 from moeut.hf.modeling import MoEUTForCausalLM
 from moeut.model.elastic_depth import with_repeats
 from moeut.model.folder import load_model

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from small_run import prepared, small_run
 
-from moeut.experiments.matching import model_tree, open_matching, refuse_another_model
+from moeut.data.tokenizer import byte_tokenizer
+from moeut.experiments.matching import longer_than_trained, model_tree, open_matching, refuse_another_model
 from moeut.experiments.run import train
 from moeut.trees import to_tree
 
@@ -41,3 +42,11 @@ def test_weights_fit_only_a_model_of_their_shape(tmp_path: Path):
     (tmp_path / "foreign" / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(ValueError, match=r"config\.json is that of a model of type 'gpt2'"):
         model_tree(tmp_path / "foreign")
+
+
+def test_prompts_longer_than_anything_trained(tmp_path: Path):
+    config = small_run(tmp_path)
+    trained = config.training.context_length
+    assert longer_than_trained("a" * trained, byte_tokenizer(), config) is None
+    said = longer_than_trained("a" * (trained + 1), byte_tokenizer(), config)
+    assert said == f"the prompt has {trained + 1} tokens, more than the model was trained on at a time ({trained})"

@@ -10,9 +10,10 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+import transformers
 from tiny_folder import monotonous_run
 
 from moeut.generation import serve as serve_module
@@ -159,3 +160,36 @@ def test_addresses_that_cannot_be_listened_at(host: str, port: int, reason: str,
 def test_no_model(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="this is no model folder"):
         serve(tmp_path, port=free_port())
+
+
+class Recorder:
+    """In the place of transformers' server: what it is given, and the model that it finds."""
+
+    given: ClassVar[dict[str, Any]]
+
+    def __init__(self, folder: str, **settings: Any) -> None:
+        model = vars(transformers)["MoEUTForCausalLM"].from_pretrained(folder, dtype="auto")
+        type(self).given = {"folder": folder, "model": model, **settings}
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> type[Recorder]:
+    pytest.importorskip("fastapi", reason="needs the extra [serve]")
+    monkeypatch.setattr("transformers.cli.serve.Serve", Recorder)
+    return Recorder
+
+
+@pytest.mark.usefixtures("can_serve")
+def test_what_the_server_is_given(tmp_path: Path, recorder: type[Recorder]) -> None:
+    folder, notices = monotonous_run(tmp_path / "run") / "final", []
+    serve(folder, "localhost", port := free_port(), num_repeats=5, notice=notices.append)
+    assert notices == [f"{folder} is at http://localhost:{port}/v1"]
+    model = recorder.given["model"]
+    assert model.config.num_hidden_layers == 5
+    assert (model.generation_config.do_sample, model.generation_config.temperature) == (True, 0.8)
+    assert recorder.given["chat_template_kwargs"] is not None
+    assert "MoEUTForCausalLM" not in vars(transformers)
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    serve(folder, "0.0.0.0", port, notice=notices.append)
+    assert notices[1] == ("warning: whoever can reach 0.0.0.0 can use this server, and have it load models of the Hub")
+    assert recorder.given["chat_template_kwargs"] is None

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from moeut.training.interruption import interruption
+from moeut.training.interruption import interruption, signal_of, sigterm_interrupts
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -37,3 +37,16 @@ def test_handlers_come_back_after_an_error():
     with pytest.raises(ZeroDivisionError), interruption():
         raise ZeroDivisionError
     assert signal.getsignal(signal.SIGINT) is former
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_sigterm_interrupts_as_ctrl_c_does(number):
+    former = signal.getsignal(signal.SIGTERM)
+    ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt) as caught, sigterm_interrupts():
+            signal.raise_signal(number)
+    finally:
+        signal.signal(signal.SIGINT, ctrl_c)
+    assert signal_of(caught.value) == number
+    assert signal.getsignal(signal.SIGTERM) is former

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 import torch
 from tiny_folder import CONFIG
-from transformers import Cache
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import Cache, StaticCache
 
-from moeut.generation.growing_cache import GrowingLayer
-from moeut.generation.model_writer import Writer
+from moeut.generation.growing_cache import GrowingLayer, growing_cache
+from moeut.generation.writing import Writer
 from moeut.hf.modeling import CACHE_NAME, MoEUTForCausalLM
 from moeut.model.language_model import LanguageModel
 
@@ -63,3 +64,42 @@ def test_its_cache_grows(model: LanguageModel) -> None:
     assert isinstance(cache, Cache)
     assert [type(layer) for layer in cache.layers] == [GrowingLayer] * CONFIG.num_hidden_layers
     assert cache.get_seq_length() == 21
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes a program wait for its device: looking at a number in a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            self.seen.append(str(func))
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("kind", ["growing", "static"])
+def test_a_step_waits_for_nothing_and_is_one_graph(model: LanguageModel, kind: str) -> None:
+    hf = MoEUTForCausalLM.wrap(model)
+    tokens = torch.randint(1, CONFIG.vocab_size, (1, 6))
+
+    def cache() -> Cache:
+        if kind == "growing":
+            return growing_cache(CONFIG.num_hidden_layers)
+        return StaticCache(config=hf.config, max_cache_len=8)
+
+    with torch.no_grad():
+        expected = model(tokens).logits[:, 5:]
+        filled = cache()
+        hf(tokens[:, :5], **{CACHE_NAME: filled})
+        mask = (torch.arange(8) < 6).view(1, 1, 1, 8) if kind == "static" else None
+        with Waits() as waits:
+            step = model(tokens[:, 5:], attention_mask=mask, cache=filled)
+        assert waits.seen == []
+        torch.testing.assert_close(step.logits, expected)
+        if kind == "static":
+            filled = cache()
+            hf(tokens[:, :5], **{CACHE_NAME: filled})
+            compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+            torch.testing.assert_close(compiled(tokens[:, 5:], attention_mask=mask, cache=filled).logits, expected)
