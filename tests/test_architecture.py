@@ -54,7 +54,16 @@ ENVIRONMENT: dict[str, set[str]] = {
     "moeut/training/distributed.py": {"RANK", "WORLD_SIZE", "LOCAL_RANK"},  # how torchrun says who is who
 }
 
-HEAVY = ["transformers", "datasets", "triton", "matplotlib", "rich", "tokenizers", "torch.distributed.checkpoint"]
+HEAVY = [
+    "transformers",
+    "datasets",
+    "triton",
+    "matplotlib",
+    "rich",
+    "tokenizers",
+    "lm_eval",
+    "torch.distributed.checkpoint",
+]
 
 Documented = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 

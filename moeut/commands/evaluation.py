@@ -21,6 +21,8 @@ def evaluate(options: argparse.Namespace) -> int:
         return _compare(options)
     if not options.models:
         raise ValueError("name a model to evaluate, or two files of items with --compare")
+    if options.samples is not None and not options.samples.absolute().parent.is_dir():
+        raise ValueError(f"--samples: there is no folder {options.samples.parent}")
     plan = Plan(
         reading=Reading(
             device=pick_device(options.device),

@@ -65,10 +65,11 @@ class Adapter(LM):
         questions: list[Question] = []
         for context, before, whole in zip(contexts, contexts_ids, whole_ids, strict=True):
             if context:
-                ids, cut = (*subject.prefix_ids, *whole), len(subject.prefix_ids) + len(before)
+                start, cut = subject.prefix_ids, len(subject.prefix_ids) + len(before)
             else:
-                ids, cut = ((*(() if whole[:1] == [subject.begin_id] else (subject.begin_id,)), *whole)), 1
-            questions.append(Question(tuple(ids[:cut]), tuple(ids[cut:])))
+                start, cut = () if whole[:1] == [subject.begin_id] else (subject.begin_id,), 1
+            ids = (*start, *whole)
+            questions.append(Question(ids[:cut], ids[cut:]))
         return questions
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:

@@ -35,7 +35,7 @@ def assert_same(answers: Sequence[Answer], expected: Sequence[Answer], tolerance
         assert answer.truncated == right.truncated
 
 
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=5)
 @given(questions=QUESTIONS, batch_size=st.integers(1, 3))
 def test_many_together_are_each_alone(questions: list[Question], batch_size: int):
     model = tiny_model(257).double()

@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from examined import ITEMS, Fake, oracle, subject, tokenizer_of_items, uniform
+from examined import FILES, ITEMS, Fake, oracle, subject, tokenizer_of_items, uniform
 from torch import Tensor
 
+from moeut.data.tokenizer import PaperTokenizer, build_tokenizer
 from moeut.evaluation.items import Item
 from moeut.evaluation.likelihood import Examiner
 from moeut.evaluation.scorings import EXAMS
@@ -115,9 +116,9 @@ def test_the_last_word(word: str, cut: str):
 
 
 def items_of(task: str) -> list[Item]:
-    """The items of the tests; of CBT, whose are long, one of each set."""
-    sets = from_folder(ITEMS, [task])[task].sets.values()
-    return [item for items in sets for item in (items[:1] if task == "cbt" else items)]
+    """The items of the tests; of CBT, whose are long, two."""
+    items = [item for items in from_folder(ITEMS, [task])[task].sets.values() for item in items]
+    return items[3:5] if task == "cbt" else items
 
 
 def right_texts(task: str, item: Item, it: Subject) -> list[tuple[int, ...]]:
@@ -169,3 +170,17 @@ def test_who_guesses_is_right_as_often_as_chance():
     answers = iter(Examiner(it, 100).ask(questions))
     right = sum(exam.judge([next(answers), next(answers)]) for exam in exams if exam is not None)
     assert abs(right / 300 - 0.5) < 3 * math.sqrt(0.25 / 300)
+
+
+def test_with_the_papers_own_tokenizer():
+    """SentencePiece gives a continuation its space by itself, and loses the one that it was given."""
+    pytest.importorskip("sentencepiece", reason="trains the paper's tokenizer")
+    tokenizer = build_tokenizer(PaperTokenizer(vocab_size=400), [file.read_text("utf-8") for file in FILES])
+    it = subject(uniform(400), tokenizer)
+    exam = EXAMS["piqa"](piqa("to go", "fro", 0), it)
+    assert exam is not None
+    assert [list(question.continuation) for question in exam.questions] == it.encode(["to go", "fro"])
+    text = "He said that there was a lantern"
+    [ids] = it.encode([text])
+    assert judge("lambada", {"text": text}, subject(oracle([ids], 400), tokenizer)) == 1
+    assert judge("lambada", {"text": text}, subject(oracle([[*ids[:-1], 5]], 400), tokenizer)) == 0

@@ -32,7 +32,7 @@ def tiny() -> Examiner:
 def test_both_scorings_of_every_task(task: str):
     sets = from_folder(ITEMS, [task])[task].sets
     if task == "cbt":  # whose items are long
-        sets = {name: items[:1] for name, items in sets.items()}
+        sets = {name: sets[name][:1] for name in ("cbt_ne", "cbt_p")}
     count = sum(map(len, sets.values()))
     found = run_task(tiny(), task, sets)
     assert [(row.scoring, row.metric) for row in found.rows] == METRICS[task]

@@ -180,6 +180,7 @@ def test_limit():
         (["ours", "--data", "a.txt", "--stride", "2000"], "stride is 2000; it must be at least 1 and at most"),
         (["ours", "--data", "a.txt", "--dtype", "int8"], "--dtype: 'int8' is not one of"),
         (["ours"], "ours: not part of a run"),
+        (["ours", "--data", "a.txt", "--samples", "no/s.jsonl"], "--samples: there is no folder no"),
         (["--compare", "a.txt"], "a.txt:1: not the outcome of an item"),
         (["--compare", "nowhere"], "nowhere"),
     ],
