@@ -73,9 +73,17 @@ class Examiner:
         Raises ValueError where the model computes what is no number.
         """
         pending = [question for question in dict.fromkeys(questions) if question not in self.known]
-        done = 0
-        for batch in self._batches([question for question in pending if question.continuation]):
-            self.known.update(zip(batch, self._answers(batch), strict=True))
+        asked = [question for question in pending if question.continuation]
+        # One array for all: small ones made between the large ones of each batch would keep the memory of those, too.
+        most = sum(min(len(question.continuation), self.subject.max_length) for question in asked)
+        log_probs, greedy = np.empty(most), np.empty(most, np.int64)
+        start = done = 0
+        for batch in self._batches(asked):
+            for question, answer in zip(batch, self._answers(batch), strict=True):
+                place = slice(start, start + len(answer.log_probs))
+                log_probs[place], greedy[place] = answer.log_probs, answer.greedy
+                self.known[question] = Answer(log_probs[place], greedy[place], answer.truncated)
+                start = place.stop
             done += len(batch)
             if self.progress is not None:
                 self.progress(stage, done, len(pending))
