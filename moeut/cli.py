@@ -14,7 +14,18 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import moeut
-from moeut.commands import DEFAULT_DATA, DEFAULT_PRESET, demo, describe, evaluate, generate, match, prepare, train
+from moeut.commands import (
+    DEFAULT_DATA,
+    DEFAULT_PRESET,
+    convert,
+    demo,
+    describe,
+    evaluate,
+    generate,
+    match,
+    prepare,
+    train,
+)
 
 NAMED_MODEL = "a preset, a YAML file, a model folder or a run folder"
 
@@ -186,6 +197,19 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--macs", type=_count, metavar="N", help="so many multiply-adds a token")
     _context_option(sub)
     sub.add_argument("--output", type=Path, metavar="FILE", help="write the configuration as YAML")
+
+    sub = verb("convert", convert, "Make a model folder of an official checkpoint, or official weights of a model.")
+    sub.set_defaults(takes_overrides=True)
+    sub.add_argument(
+        "source", metavar="SOURCE",
+        help="a checkpoint of the official training code (.ckpt, .pth), or official:NAME to fetch one; a state dict of "
+        "the official release (.pt, .pth, .safetensors); with --to official: a model folder or a run folder",
+    )  # fmt: skip
+    sub.add_argument("out", metavar="OUT", help="folder to write; with --to official: a .pt or .safetensors file")
+    sub.add_argument("--tokenizer", metavar="NAME", help="a SentencePiece .model, another file, a folder, a Hub name")
+    sub.add_argument("--config", metavar="MODEL", help=f"whose weights a state dict holds: {NAMED_MODEL}")
+    sub.add_argument("--to", default="moeut", choices=["moeut", "official"], help="what to make (%(default)s)")
+    sub.add_argument("--overwrite", action="store_true", help="replace a model that is there")
 
     sub = verb("demo", demo, "The whole path on Python's standard library: prepare, train, evaluate, compare, sample.")
     sub.add_argument("--out", default="demo", metavar="DIR", help="folder to write (%(default)s)")

@@ -119,61 +119,33 @@ def evaluate(options: argparse.Namespace) -> int:
     """`moeut evaluate`: models on texts or on tasks, or two of them item by item."""
     from moeut.evaluation.outcomes import write_outcomes
     from moeut.evaluation.tables import comma_separated, markdown, together
-    from moeut.evaluation.zero_shot import SCORINGS
-    from moeut.experiments.describe import dtype_named
-    from moeut.experiments.evaluation import Plan, measure, text_facts, text_lines, write_record
-    from moeut.experiments.subjects import Reading
-    from moeut.training.distributed import pick_device
+    from moeut.experiments.evaluation import compare_files, measure, plan_of, text_facts, text_lines, write_record
     from moeut.training.progress import Progress
 
     if options.compare:
-        return _compare(options)
+        found = compare_files(options.compare)
+        facts: dict[str, Any] = {"comparisons": [vars(one) for one in found]}
+        _print(facts, [one.in_words() for one in found], as_json=options.json)
+        return 0
     if not options.models:
         raise ValueError("name a model to evaluate, or two files of items with --compare")
     if options.samples is not None and not options.samples.absolute().parent.is_dir():
         raise ValueError(f"--samples: there is no folder {options.samples.parent}")
-    plan = Plan(
-        reading=Reading(
-            device=pick_device(options.device),
-            dtype=None if options.dtype is None else dtype_named(options.dtype),
-            context_length=options.context_length,
-            batch_size=options.batch_size,
-            repeats=options.repeats,
-        ),
-        texts=tuple(map(Path, options.data or ())),
-        by_source=options.by_source,
-        stride=options.stride,
-        tasks=tuple(filter(None, (options.tasks or "").split(","))),
-        task_folder=options.task_data,
-        scorings=SCORINGS if options.scoring == "both" else (options.scoring,),
-        limit=options.limit,
-    )
     with Progress(quiet=options.quiet) as progress:
-        measured = measure(options.models, plan, progress)
-    rows = together([row for one in measured for row in one.rows])
+        measured = measure(options.models, plan_of(options), progress)
     form = "json" if options.json else options.format
+    rows = together([row for one in measured for row in one.rows])
     records = [one.record for one in measured]
     facts, lines = records[0] if len(records) == 1 else {"models": records}, markdown(rows)
     if form == "csv":
         lines = comma_separated(rows)
-    elif len(measured) == len(measured[0].texts) == 1 and not plan.tasks:
+    elif len(measured) == len(measured[0].texts) == 1 and not options.tasks:
         facts, lines = text_facts(measured[0]), text_lines(measured[0])
     _print(facts, lines, as_json=form == "json")
     if options.samples is not None:
         write_outcomes(options.samples, [outcome for one in measured for outcome in one.outcomes])
     for one in measured:
         write_record(one, options.output)
-    return 0
-
-
-def _compare(options: argparse.Namespace) -> int:
-    """`moeut evaluate --compare`: which of two models is better, in words."""
-    from dataclasses import asdict
-
-    from moeut.experiments.evaluation import compare_files
-
-    found = compare_files(options.compare)
-    _print({"comparisons": [asdict(one) for one in found]}, [one.in_words() for one in found], as_json=options.json)
     return 0
 
 
@@ -237,6 +209,42 @@ def match(options: argparse.Namespace) -> int:
         write_yaml(options.output, replace(run, model=found.config))
         lines.append(f"written to {options.output}")
     _print({"variant": options.variant, **facts(found)}, lines, as_json=options.json)
+    return 0
+
+
+def convert(options: argparse.Namespace) -> int:
+    """`moeut convert`: an official checkpoint → a model folder, or a model → weights of the official release."""
+    from dataclasses import asdict
+
+    from moeut.hf.conversion import convert as make_folder
+    from moeut.hf.conversion import report
+    from moeut.training.progress import Progress
+
+    if options.to == "official":
+        return _export(options)
+    if options.overrides and options.config is None:
+        raise ValueError(f"--{options.overrides[0][0]}: changes the model that --config names, and none is named")
+    config = None if options.config is None else _named(options.config, options).model
+    with Progress(quiet=options.quiet) as progress:
+        made = make_folder(
+            options.source, Path(options.out), config=config, tokenizer=options.tokenizer, overwrite=options.overwrite,
+            notice=progress.warn,
+        )  # fmt: skip
+    _print({"folder": options.out, **asdict(made)}, [f"{options.out}: {report(made)}"], as_json=options.json)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    """`moeut convert --to official`: the weights of a model as the official release names them."""
+    from moeut.experiments.run_folder import model_folder
+    from moeut.hf.conversion import export_official
+
+    if options.tokenizer or options.config or options.overrides:
+        raise ValueError("--to official: takes a model as it is, without --tokenizer, --config or other settings")
+    arguments = export_official(model_folder(Path(options.source)), Path(options.out), overwrite=options.overwrite)
+    call = ", ".join(f"{name}={value}" for name, value in arguments.items())
+    facts = {"file": options.out, "arguments": arguments}
+    _print(facts, [f"{options.out}: weights of moeut.MoEUTLM({call})"], as_json=options.json)
     return 0
 
 

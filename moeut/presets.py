@@ -167,7 +167,8 @@ SUT = {
     ),
     "244m": sut(
         hidden_size=1024, num_hidden_layers=18, num_attention_heads=4, head_dim=128,
-        attention_experts=21, experts=192, expert_size=512, sample_topk=1, mutual_information_loss_coef=0.01,
+        attention_experts=21, experts=192, experts_per_tok=4, expert_size=512,
+        sample_topk=1, mutual_information_loss_coef=0.01,
     ),
 }  # fmt: skip
 

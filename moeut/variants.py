@@ -75,10 +75,10 @@ def with_act(model: ModelConfig, *, intermediate_size: int) -> ModelConfig:
 
 def sut(
     *, hidden_size: int, num_hidden_layers: int, num_attention_heads: int, head_dim: int, attention_experts: int,
-    experts: int, expert_size: int, sample_topk: int = 0, mutual_information_loss_coef: float = 0.001,
-    vocab_size: int = PAPER_VOCABULARY,
+    experts: int, expert_size: int, experts_per_tok: int = 2, sample_topk: int = 0,
+    mutual_information_loss_coef: float = 0.001, vocab_size: int = PAPER_VOCABULARY,
 ) -> ModelConfig:  # fmt: skip
-    """A Sparse Universal Transformer: attention experts, softmax MoE (2 selected of each), post-layernorm, ACT."""
+    """A Sparse Universal Transformer: attention experts (2 selected), softmax MoE, post-layernorm, ACT."""
     return ModelConfig(
         vocab_size=vocab_size,
         hidden_size=hidden_size,
@@ -90,7 +90,7 @@ def sut(
             sample_topk=sample_topk, mutual_information_loss_coef=mutual_information_loss_coef,
         ),
         feed_forward=SoftmaxMoEConfig(
-            num_experts=experts, moe_intermediate_size=expert_size,
+            num_experts=experts, num_experts_per_tok=experts_per_tok, moe_intermediate_size=expert_size,
             mutual_information_loss_coef=mutual_information_loss_coef,
         ),
         halting=ActConfig(),

@@ -1,4 +1,4 @@
-"""A little Hub on this machine: data sets at one commit, listed and served as by the real one, failing on demand."""
+"""A little Hub on this machine: a repository at one commit, listed and served as by the real one, failing on demand."""
 
 import hashlib
 import json
@@ -41,10 +41,11 @@ class Stalls:
 
 @dataclass
 class Hub:
-    """A data set (`files` by path), what will go wrong with it (`faults` by path, in order), what was asked of it."""
+    """A repository (`files` by path), what will go wrong with it (`faults` by path, in order), what was asked of it."""
 
     files: dict[str, bytes]
     dataset: str = "someone/texts"
+    kind: str = "datasets"
     faults: dict[str, list[Answers | Resets | Stalls]] = field(default_factory=dict)
     knows_ranges: bool = True
     redirects: bool = False
@@ -77,7 +78,7 @@ class Hub:
 
 @contextmanager
 def serving(first: Hub, *others: Hub) -> Iterator[Hub]:
-    """The first hub behind its `endpoint`, and the data sets of others behind the same one."""
+    """The first hub behind its `endpoint`, and the repositories of others behind the same one."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -97,7 +98,7 @@ def serving(first: Hub, *others: Hub) -> Iterator[Hub]:
             url = urllib.parse.urlsplit(self.path)
             path, query = urllib.parse.unquote(url.path), urllib.parse.parse_qs(url.query)
             hub = self.hub()
-            api, tree = f"/api/datasets/{hub.dataset}", f"/api/datasets/{hub.dataset}/tree/{COMMIT}"
+            api, tree = f"/api/{hub.kind}/{hub.dataset}", f"/api/{hub.kind}/{hub.dataset}/tree/{COMMIT}"
             if path in (api, *(f"{api}/revision/{name}" for name in ("main", COMMIT, "refs/convert/parquet"))):
                 fault = self.fault(hub, "info")
                 if isinstance(fault, Answers):
@@ -113,7 +114,8 @@ def serving(first: Hub, *others: Hub) -> Iterator[Hub]:
                     404, "EntryNotFound"
                 )
             else:
-                name = path.removeprefix(f"/datasets/{hub.dataset}/resolve/{COMMIT}/").removeprefix("/store/")
+                place = f"/{hub.dataset}/resolve/{COMMIT}/"
+                name = path.removeprefix("/datasets").removeprefix(place).removeprefix("/store/")
                 self.give(hub, name) if name in hub.files else self.refuse(404, "EntryNotFound")
 
         def hub(self) -> Hub:

@@ -20,6 +20,7 @@ from moeut.model.routing import Router
 from moeut.model.sigma_moe import SigmaMoEConfig
 from moeut.model.switchhead import SwitchHeadConfig
 from moeut.presets import preset
+from moeut.trees import to_tree
 
 MAIN = {
     "moeut-44m": (44_345_792, 37_744_968),
@@ -92,6 +93,16 @@ def test_parameters_of_sigma_moe(size: str):
 @pytest.mark.parametrize("name", OTHERS)
 def test_parameters_of_ablations_and_sut(name: str):
     assert_size(preset(name), OTHERS[name])
+
+
+def test_experts_selected():
+    """The number of parameters does not tell."""
+    expected = {"44m": (2, 12), "126m": (2, 12), "244m": (2, 16), "318m": (2, 16), "727m": (2, 20), "1b": (2, 24)}
+    expected = {f"moeut-{size}": both for size, both in expected.items()}
+    expected |= {"sut-44m": (2, 2), "sut-244m": (2, 4)}
+    for name, both in expected.items():
+        config = to_tree(preset(name))
+        assert (config["attention"]["num_experts_per_tok"], config["feed_forward"]["num_experts_per_tok"]) == both
 
 
 def test_parameters_of_post_layernorm():

@@ -40,7 +40,7 @@ def dry_run(
     """
     with ranks(device) as here, Progress(quiet=quiet or not here.is_main) as progress:
         here.on_main(lambda: check(config, here, parallel=parallel, replicas=replicas, compile=compile))
-        tree = here.on_main(lambda: to_tree(resolved(config, here)))
+        tree = here.on_main(lambda: to_tree(resolved(config, here, progress.warn)))
         config = validate(RunConfig, tree)
         training, rows = config.training, config.training.micro_batch_size
         assert rows != "auto"

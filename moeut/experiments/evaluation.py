@@ -3,6 +3,7 @@
 Figures go into MODEL/evaluation, a file each time, with settings, versions, and checksums of models and of data.
 """
 
+import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,8 +23,10 @@ from moeut.evaluation.perplexity import BlockSums, Perplexity, block_sums, joine
 from moeut.evaluation.subject import Subject
 from moeut.evaluation.task_data import TaskData, from_folder, from_hub
 from moeut.evaluation.zero_shot import SCORINGS, average, check, run_task
+from moeut.experiments.describe import dtype_named
 from moeut.experiments.subjects import Reading, data_of_run, identities, is_prepared, open_subject, streams
 from moeut.model.folder import write_json
+from moeut.training.distributed import pick_device
 from moeut.training.progress import Progress
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "lm_eval", "numpy")
@@ -65,6 +68,27 @@ class Measured:
     rows: list[Row]
     outcomes: list[Outcome]
     record: dict[str, Any]
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    """The plan that the options of `moeut evaluate` make. Raises ValueError where there is no such device or dtype."""
+    reading = Reading(
+        device=pick_device(options.device),
+        dtype=None if options.dtype is None else dtype_named(options.dtype),
+        context_length=options.context_length,
+        batch_size=options.batch_size,
+        repeats=options.repeats,
+    )
+    return Plan(
+        reading=reading,
+        texts=tuple(map(Path, options.data or ())),
+        by_source=options.by_source,
+        stride=options.stride,
+        tasks=tuple(filter(None, (options.tasks or "").split(","))),
+        task_folder=options.task_data,
+        scorings=SCORINGS if options.scoring == "both" else (options.scoring,),
+        limit=options.limit,
+    )
 
 
 def measure(names: Sequence[str], plan: Plan, progress: Progress) -> list[Measured]:

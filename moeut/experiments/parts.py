@@ -19,6 +19,7 @@ from moeut.model.language_model import LanguageModel
 from moeut.settings import refuse
 from moeut.training.compilation import compile_layers, refuse_without_compiler
 from moeut.training.distributed import Parallel, Ranks, parallelise, refuse_division
+from moeut.training.health import router_sizes
 from moeut.training.optimizer import build_optimizer
 from moeut.training.progress import Progress
 from moeut.training.random_state import seed_all
@@ -109,7 +110,7 @@ def summary(config: RunConfig, here: Ranks) -> str:
     words = [
         f"{cost(config.model).parameters:,} parameters on {here.device}",
         f"{here.world_size} processes" if here.world_size > 1 else "",
-        f"expert backend {resolve_backend(config.model.expert_backend, here.device)}",
+        f"expert backend {config.model.expert_backend}" if router_sizes(config.model) else "",
         str(training.precision),
         f"{training.micro_batch_size} of {training.batch_size} sequences at a time",
     ]

@@ -1,9 +1,18 @@
-"""What does `auto` mean on this machine? The precision, and how many sequences fit into its memory at a time."""
+"""What does `auto` mean on this machine? The precision, the code that multiplies with experts' matrices, and how many
+sequences fit into memory at a time."""
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 
+import torch
+
 from moeut.config import RunConfig
+from moeut.experts import native, resolve_backend
+from moeut.experts.compiling import compiler
+from moeut.model.cost import cost
 from moeut.training.distributed import Ranks
+from moeut.training.health import router_sizes
 from moeut.training.machine import free_memory_bytes
 from moeut.training.memory import peak_bytes
 from moeut.training.precision import resolve_precision
@@ -12,13 +21,25 @@ from moeut.training.report import human
 USED_SHARE = 0.8
 """How much of the free memory a micro-batch may take: estimates err, and a machine has other things to do."""
 
+WORTH_COMPILING_SECONDS = 300
+"""A run expected to last longer has the experts' C++ compiled for it, which takes seconds."""
 
-def resolved(config: RunConfig, ranks: Ranks) -> RunConfig:
+SHARE_OF_PEAK = 0.5
+"""How fast a training is assumed to multiply, as a share of one large product's speed, before anything is measured."""
+
+
+def resolved(config: RunConfig, ranks: Ranks, notice: Callable[[str], None]) -> RunConfig:
     """The same configuration with something in the place of every `auto`; all processes on one CPU share its memory.
 
-    micro_batch_size is the rank's whole share of a step, or the first of its halves that is estimated to fit. Raises
-    ValueError where not even one sequence does.
+    micro_batch_size is the rank's whole share of a step, or the first of its halves that is estimated to fit.
+    expert_backend is what `moeut.experts.resolve_backend` says, once `native` is compiled where the run is long enough
+    for that; notice is told where it would be and cannot. Raises ValueError where not even one sequence fits.
     """
+    if config.model.expert_backend == "auto" and router_sizes(config.model):
+        if ranks.device.type == "cpu":
+            _compile_if_worth_it(config, ranks, notice)
+        backend = resolve_backend("auto", ranks.device)
+        config = replace(config, model=replace(config.model, expert_backend=backend))
     training = config.training
     precision = resolve_precision(training.precision, ranks.device)
     rows = training.micro_batch_size
@@ -34,3 +55,35 @@ def resolved(config: RunConfig, ranks: Ranks) -> RunConfig:
                 )
             rows = -(-rows // 2)
     return replace(config, training=replace(training, precision=precision, micro_batch_size=rows))
+
+
+def _compile_if_worth_it(config: RunConfig, ranks: Ranks, notice: Callable[[str], None]) -> None:
+    if native.built() or (expected := _expected_seconds(config, ranks)) < WORTH_COMPILING_SECONDS:
+        return
+    if compiler() is None:
+        notice(
+            f"expert backend cpu, because there is no C++ compiler (c++, g++ or clang++); with one, this run of about "
+            f"{expected / 60:,.0f} minutes would be faster"
+        )
+        return
+    try:
+        native.library()
+    except ValueError as error:
+        notice(f"expert backend cpu, because native cannot be had: {error}")
+
+
+def _expected_seconds(config: RunConfig, ranks: Ranks) -> float:
+    """Roughly how long the steps of a run take on this CPU."""
+    training = config.training
+    macs = cost(config.model, training.context_length).training_macs_per_token * training.batch_tokens
+    return macs * training.num_steps / (SHARE_OF_PEAK * _macs_per_second() * ranks.world_size)
+
+
+def _macs_per_second(size: int = 512) -> float:
+    """Of one product of two square matrices, the best of three."""
+    matrix, seconds = torch.ones(size, size), float("inf")
+    for _ in range(3):
+        started = time.perf_counter()
+        matrix @ matrix
+        seconds = min(seconds, time.perf_counter() - started)
+    return size**3 / seconds

@@ -63,14 +63,17 @@ def train(
     """
     asked, run = _asked(config, data, overrides), Path(run)
     with ranks(device) as here, ExitStack() as stack:
+        progress = stack.enter_context(Progress(quiet=quiet or not here.is_main))
+
+        def resolve(given: RunConfig) -> RunConfig:
+            return resolved(given, here, progress.warn)
 
         def begin() -> Tree:
             check(asked, here, parallel=parallel, replicas=replicas, compile=compile)
-            return to_tree(stack.enter_context(claimed(run, asked, resume, lambda given: resolved(given, here))))
+            return to_tree(stack.enter_context(claimed(run, asked, resume, resolve)))
 
         config = validate(RunConfig, here.on_main(begin))
         training = config.training
-        progress = stack.enter_context(Progress(quiet=quiet or not here.is_main))
         scores = here.on_main(lambda: _scores_if_finished(run, training.num_steps))
         if scores is not None:
             progress.say(f"{run}: finished, all {training.num_steps:,} steps were done before; nothing to do")

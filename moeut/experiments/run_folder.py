@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from moeut.config import RunConfig
 from moeut.files import held_by_one_process
@@ -21,8 +22,8 @@ from moeut.trees import differences, read_yaml, to_tree, write_yaml
 from moeut.validation import validate
 
 RUN_CONFIG = "config.yaml"
-RESOLVED = ("micro_batch_size", "precision")
-"""Settings of the training that may be `auto` until a run begins."""
+RESOLVED = {"model": ("expert_backend",), "training": ("micro_batch_size", "precision")}
+"""Settings that may be `auto` until a run begins."""
 
 
 @contextmanager
@@ -69,8 +70,11 @@ def _gone_on_with(run: Path, config: RunConfig) -> RunConfig:
 
 def _with_resolved(config: RunConfig, saved: RunConfig) -> RunConfig:
     """`config` with what a saved one found for each of its `auto`."""
-    found = {name: getattr(saved.training, name) for name in RESOLVED if getattr(config.training, name) == "auto"}
-    return replace(config, training=replace(config.training, **found))
+    parts: dict[str, Any] = {}
+    for part, names in RESOLVED.items():
+        given, found = getattr(config, part), getattr(saved, part)
+        parts[part] = replace(given, **{name: getattr(found, name) for name in names if getattr(given, name) == "auto"})
+    return replace(config, **parts)
 
 
 def model_folder(path: Path) -> Path:

@@ -1,7 +1,7 @@
 """How does C++ of ours become a library that Python can call? Compiled on this machine, once, and kept.
 
 `torch.utils.cpp_extension` would ask users for ninja and compile torch's headers for most of a minute; our source needs
-neither, and the compiler is called directly.
+nothing of torch, and the compiler is called directly.
 """
 
 import ctypes
@@ -16,15 +16,14 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-import torch
-
-_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+# Without traps a choice between two numbers needs no jump; infinities and NaN stay what they are.
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
 
 
 def library_path(source: Path) -> Path:
-    """Where the library made of this source is kept, for this version of torch and this processor.
+    """Where the library made of this source, and the headers beside it, is kept for this processor.
 
-    In $XDG_CACHE_HOME/moeut or ~/.cache/moeut. It is another file when the source, torch or the processor is another.
+    In $XDG_CACHE_HOME/moeut or ~/.cache/moeut. It is another file when any of these is another.
     """
     folder = Path(os.environ["XDG_CACHE_HOME"]) if "XDG_CACHE_HOME" in os.environ else Path.home() / ".cache"
     return folder / "moeut" / f"{source.stem}-{_fingerprint(source)}.so"
@@ -48,12 +47,10 @@ def compile_library(source: Path, notice: Callable[[str], None]) -> Path:
         raise ValueError("no C++ compiler was found (c++, g++ or clang++): install one")
     notice(f"compiling {source.name} for this processor: once, less than a minute")
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    torch_libraries = str(Path(torch.__file__).parent / "lib")
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
-        linked = (f"-L{torch_libraries}", "-ltorch_cpu", f"-Wl,-rpath,{torch_libraries}")
         done = subprocess.run(
-            [command, *_FLAGS, str(source), "-o", str(made), *linked], capture_output=True, text=True, check=False
+            [command, *_FLAGS, str(source), "-o", str(made)], capture_output=True, text=True, check=False
         )
         if done.returncode != 0:
             reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
@@ -82,7 +79,8 @@ def to_stderr(line: str) -> None:
 
 @cache
 def _fingerprint(source: Path) -> str:
-    known = (source.read_text(encoding="utf-8"), *_FLAGS, torch.__version__, torch.__file__, _processor())
+    files = (source, *sorted(source.parent.glob("*.h")))
+    known = (*(file.read_text(encoding="utf-8") for file in files), *_FLAGS, _processor())
     return hashlib.sha256("\0".join(known).encode()).hexdigest()[:16]
 
 

@@ -9,118 +9,15 @@
 // Letters: R routes, N input rows, M output rows, E experts, D hidden size, S expert size, I input features, O output
 // features, T shares. Matrices are row-major.
 
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
-#include <memory>
-#include <type_traits>
+#include <functional>
 
-extern "C" {
-// Of the BLAS that torch itself is linked to. Within a parallel region it runs on the calling thread.
-void sgemm_(const char*, const char*, const int*, const int*, const int*, const float*, const float*, const int*,
-            const float*, const int*, const float*, float*, const int*);
-void dgemm_(const char*, const char*, const int*, const int*, const int*, const double*, const double*, const int*,
-            const double*, const int*, const double*, double*, const int*);
-}
+#include "products.h"
 
 namespace {
 
-constexpr int64_t kPieceBytes = 512 * 1024;  // of gathered rows: a core's second-level cache, together with a matrix
-constexpr int64_t kFewRows = 4;              // up to here a product is limited by reading the matrix
+using namespace moeut;
 
-constexpr int64_t kAhead = 8192;             // bytes asked for before they are needed; the processor itself stops at a page
-
-// ---- numbers -------------------------------------------------------------------------------------------------------
-
-struct BFloat16 {
-  uint16_t bits;
-};
-
-template <class T>
-using Wide = std::conditional_t<std::is_same_v<T, double>, double, float>;  // what is multiplied and summed
-
-template <class T>
-inline Wide<T> widen(T value) {
-  if constexpr (std::is_same_v<T, BFloat16>) {
-    uint32_t bits = uint32_t(value.bits) << 16;
-    float wide;
-    std::memcpy(&wide, &bits, sizeof wide);
-    return wide;
-  } else {
-    return Wide<T>(value);
-  }
-}
-
-template <class T>
-inline T narrow(Wide<T> value) {
-  if constexpr (std::is_same_v<T, BFloat16>) {
-    if (value != value) return {0x7fc0};
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    return {uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};  // to the nearest, ties to even
-  } else {
-    return T(value);
-  }
-}
-
-// ---- products ------------------------------------------------------------------------------------------------------
-
-inline void blas(const char* ta, const char* tb, int m, int n, int k, const float* a, int lda, const float* b, int ldb,
-                 float beta, float* c, int ldc) {
-  const float one = 1;
-  sgemm_(ta, tb, &m, &n, &k, &one, a, &lda, b, &ldb, &beta, c, &ldc);
-}
-
-inline void blas(const char* ta, const char* tb, int m, int n, int k, const double* a, int lda, const double* b,
-                 int ldb, double beta, double* c, int ldc) {
-  const double one = 1;
-  dgemm_(ta, tb, &m, &n, &k, &one, a, &lda, b, &ldb, &beta, c, &ldc);
-}
-
-// out [n, q] = left [n, p] matrix [p, q]
-template <class W>
-void multiply(const W* left, const W* matrix, W* out, int64_t n, int64_t p, int64_t q) {
-  if (n > kFewRows) return blas("N", "N", q, n, p, matrix, q, left, p, W(0), out, q);
-  std::fill(out, out + n * q, W(0));
-  int64_t i = 0;
-  for (; i + 4 <= p; i += 4) {
-    const W *m0 = matrix + i * q, *m1 = m0 + q, *m2 = m1 + q, *m3 = m2 + q;
-    for (int64_t j = 0; j < 4 * q; j += 64 / sizeof(W)) __builtin_prefetch(m0 + kAhead / sizeof(W) + j);
-    for (int64_t row = 0; row < n; ++row) {
-      const W* l = left + row * p + i;
-      W* o = out + row * q;
-#pragma omp simd
-      for (int64_t j = 0; j < q; ++j) o[j] += (l[0] * m0[j] + l[1] * m1[j]) + (l[2] * m2[j] + l[3] * m3[j]);
-    }
-  }
-  for (; i < p; ++i)
-    for (int64_t row = 0; row < n; ++row) {
-      const W l = left[row * p + i];
-      W* o = out + row * q;
-#pragma omp simd
-      for (int64_t j = 0; j < q; ++j) o[j] += l * matrix[i * q + j];
-    }
-}
-
-// out [n, p] = left [n, q] matrixᵀ, matrix [p, q]
-template <class W>
-void multiply_transposed(const W* left, const W* matrix, W* out, int64_t n, int64_t p, int64_t q) {
-  blas("T", "N", p, n, q, matrix, q, left, q, W(0), out, p);
-}
-
-// out [p, q] = leftᵀ right, left [n, p], right [n, q]; added to what is there if `more`
-template <class W>
-void outer(const W* left, const W* right, W* out, int64_t n, int64_t p, int64_t q, bool more) {
-  blas("N", "T", q, p, n, right, q, left, p, W(more), out, q);
-}
-
-template <class W>
-inline W dot(const W* a, const W* b, int64_t n) {
-  W sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
-  return sum;
-}
+constexpr int64_t kPieceBytes = 512 * 1024;  // of the rows of a piece: a core's second-level cache, with a matrix
 
 // ---- routes --------------------------------------------------------------------------------------------------------
 
@@ -156,53 +53,55 @@ int64_t rows_of_a_piece(int64_t width, const Routes& routes) {
   return std::min(fit, std::max<int64_t>(1, routes.offsets[routes.num_experts]));
 }
 
-template <class W>
-std::unique_ptr<W[]> room(int64_t numbers) {
-  return std::unique_ptr<W[]>(new W[std::max<int64_t>(1, numbers)]);
-}
-
-// The matrix of an expert in the dtype of accumulation: itself, or a copy of it in `space`.
+// The rows of x [.., width] that the routes of a piece read, widened where they must be.
 template <class T>
-const Wide<T>* matrix_of(const T* matrices, int64_t expert, int64_t size, Wide<T>* space, int64_t& held) {
-  if constexpr (std::is_same_v<T, Wide<T>>) {
-    return matrices + expert * size;
-  } else {
-    if (held != expert)
-      for (int64_t i = 0; i < size; ++i) space[i] = widen(matrices[expert * size + i]);
-    held = expert;
-    return space;
+struct ReadRows {
+  using W = Wide<T>;
+  static constexpr bool copied = !std::is_same_v<T, W>;
+  const T* x;
+  int64_t per_row, width;
+  std::unique_ptr<W[]> space;
+  std::unique_ptr<const T*[]> rows;
+  std::unique_ptr<const W*[]> wide;
+
+  ReadRows(const T* x, int64_t per_row, int64_t width, int64_t limit)
+      : x(x), per_row(per_row), width(width), space(room<W>(copied ? limit * width : 0)),
+        rows(room<const T*>(limit)), wide(room<const W*>(limit)) {}
+
+  void find(const int64_t* order, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) rows[i] = x + order[i] / per_row * width;
   }
-}
 
-template <class T>
-constexpr int64_t copied(int64_t size) {
-  return std::is_same_v<T, Wide<T>> ? 0 : size;
-}
-
-// rows [n, width] ← x[order / per_row]
-template <class T>
-void gather(const T* x, const int64_t* order, int64_t n, int64_t per_row, int64_t width, Wide<T>* rows) {
-  for (int64_t i = 0; i < n; ++i) {
-    const T* from = x + order[i] / per_row * width;
-    if constexpr (std::is_same_v<T, Wide<T>>) {
-      std::memcpy(rows + i * width, from, width * sizeof(T));
-    } else {
-      for (int64_t j = 0; j < width; ++j) rows[i * width + j] = widen(from[j]);
+  // Those found last.
+  const W* const* widened(int64_t n) {
+    if constexpr (!copied) return rows.get();
+    for (int64_t i = 0; i < n; ++i) {
+      W* to = space.get() + i * width;
+      for (int64_t j = 0; j < width; ++j) to[j] = widen(rows[i][j]);
+      wide[i] = to;
     }
+    return wide.get();
   }
-}
 
-// y[order / per_row] += gate · rows [n, width]; gates: by route, or null
+  const T* operator()(int64_t i) const { return rows[i]; }
+};
+
+// The rows of an output that the routes of a piece add to, and their gates.
 template <class W>
-void scatter(W* y, const int64_t* order, int64_t n, int64_t per_row, int64_t width, const W* gates, const W* rows) {
-  for (int64_t i = 0; i < n; ++i) {
-    W* to = y + order[i] / per_row * width;
-    const W gate = gates ? gates[order[i]] : W(1);
-    const W* from = rows + i * width;
-#pragma omp simd
-    for (int64_t j = 0; j < width; ++j) to[j] += gate * from[j];
+struct WrittenRows {
+  std::unique_ptr<W*[]> rows;
+  std::unique_ptr<W[]> weights;
+
+  explicit WrittenRows(int64_t limit) : rows(room<W*>(limit)), weights(room<W>(limit)) {}
+
+  AddToRows<W> find(W* output, const int64_t* order, int64_t n, int64_t per_row, int64_t width, const W* gates) {
+    for (int64_t i = 0; i < n; ++i) {
+      rows[i] = output + order[i] / per_row * width;
+      if (gates) weights[i] = gates[order[i]];
+    }
+    return {rows.get(), gates ? weights.get() : nullptr};
   }
-}
+};
 
 // Where each share adds up its own output of `size` numbers: the first in y itself if that needs no rounding.
 template <class T>
@@ -281,20 +180,19 @@ void mlp(const T* x, const T* up, const T* down, Routes routes, const Wide<T>* g
 #pragma omp parallel num_threads(shares)
   {
     const int64_t limit = rows_of_a_piece<W>(D, routes);
-    const auto rows = room<W>(limit * D), few = room<W>(hidden ? 0 : limit * S);
-    const auto up_space = room<W>(copied<T>(D * S)), down_space = room<W>(copied<T>(D * S));
-    int64_t up_held = -1, down_held = -1;
+    const auto space = room<W>(hidden ? 0 : limit * S);
+    ReadRows<T> rows(x, K, D, limit);
+    WrittenRows<W> written(limit);
+    Matrices<T> ups(up, D, S), downs(down, S, D);
 #pragma omp for schedule(static, 1)
     for (int64_t share = 0; share < shares; ++share) {
       W* output = outputs.cleared(share);
       each_piece(routes, share, shares, limit, [&](int64_t expert, int64_t begin, int64_t end) {
-        const int64_t n = end - begin;
-        W* h = hidden ? hidden + begin * S : few.get();
-        gather(x, routes.order + begin, n, K, D, rows.get());
-        multiply(rows.get(), matrix_of(up, expert, D * S, up_space.get(), up_held), h, n, D, S);
-        for (int64_t i = 0; i < n * S; ++i) h[i] = h[i] < 0 ? W(0) : h[i];
-        multiply(h, matrix_of(down, expert, D * S, down_space.get(), down_held), rows.get(), n, S, D);
-        scatter(output, routes.order + begin, n, K, D, gates, rows.get());
+        const int64_t n = end - begin, *order = routes.order + begin;
+        W* h = hidden ? hidden + begin * S : space.get();
+        rows.find(order, n);
+        ups.multiply(expert, rows.widened(n), n, Into<W, How::kRelu>{h, S});
+        downs.multiply(expert, pointers(h, n, S).get(), n, written.find(output, order, n, K, D, gates));
       });
     }
     outputs.sum(shares);
@@ -309,13 +207,15 @@ void mlp_backward(const T* dy, const T* x, const T* up, const T* down, Routes ro
                   const Wide<T>* hidden, int64_t D, int64_t S, int64_t K, int64_t shares,
                   Outputs<T> outputs, MatrixGradient<Wide<T>> dup, MatrixGradient<Wide<T>> ddown, Wide<T>* dgates) {
   using W = Wide<T>;
-  const bool need_up = dup.gradient, need_down = ddown.gradient, need_x = outputs.y;
 #pragma omp parallel num_threads(shares)
   {
     const int64_t limit = rows_of_a_piece<W>(D, routes);
-    const auto rows = room<W>(limit * D), a = room<W>(limit * S), gated = room<W>(need_down ? limit * S : 0);
-    const auto up_space = room<W>(copied<T>(D * S)), down_space = room<W>(copied<T>(D * S));
-    int64_t up_held = -1, down_held = -1;
+    const auto a = room<W>(limit * S);
+    const auto a_rows = pointers<W>(a.get(), limit, S);
+    ReadRows<T> rows(x, K, D, limit), d_rows(dy, K, D, limit);
+    WrittenRows<W> written(limit);
+    Transposed<T> downs(down, D, S), ups(up, S, D);
+    Outer<W> outer_up(D, S, limit, dup.gradient), outer_down(S, D, limit, ddown.gradient);
 #pragma omp for schedule(static, 1)
     for (int64_t share = 0; share < shares; ++share) {
       W* output = outputs.cleared(share);
@@ -323,25 +223,23 @@ void mlp_backward(const T* dy, const T* x, const T* up, const T* down, Routes ro
         const int64_t n = end - begin, *order = routes.order + begin;
         const W* h = hidden + begin * S;
         const bool more = MatrixGradient<W>::more(routes, share, shares, expert, begin);
-        gather(dy, order, n, K, D, rows.get());
-        multiply_transposed(rows.get(), matrix_of(down, expert, D * S, down_space.get(), down_held), a.get(), n, S, D);
+        d_rows.find(order, n);
+        downs.multiply(expert, d_rows.widened(n), n, Into<W, How::kWrite>{a.get(), S});
         for (int64_t i = 0; i < n; ++i) {
           const W gate = gates[order[i]];
           if (dgates) dgates[order[i]] = dot(h + i * S, a.get() + i * S, S);
-          for (int64_t s = i * S; s < (i + 1) * S; ++s) {
-            if (need_down) gated[s] = gate * h[s];
-            a[s] = h[s] <= 0 ? W(0) : gate * a[s];
-          }
+          gate_where_positive(h + i * S, gate, a.get() + i * S, S);
         }
-        if (need_down) outer(gated.get(), rows.get(), ddown.target(routes, share, shares, expert), n, S, D, more);
-        if (need_up) {
-          gather(x, order, n, K, D, rows.get());
-          outer(rows.get(), a.get(), dup.target(routes, share, shares, expert), n, D, S, more);
+        if (ddown.gradient)
+          outer_down(n, RowsOf<W>{h, S}, ByRoute<W>{gates, order}, std::cref(d_rows), One(),
+                     ddown.target(routes, share, shares, expert), more);
+        if (dup.gradient) {
+          rows.find(order, n);
+          outer_up(n, std::cref(rows), One(), RowsOf<W>{a.get(), S}, One(), dup.target(routes, share, shares, expert),
+                   more);
         }
-        if (need_x) {
-          multiply_transposed(a.get(), matrix_of(up, expert, D * S, up_space.get(), up_held), rows.get(), n, D, S);
-          scatter(output, order, n, K, D, static_cast<const W*>(nullptr), rows.get());
-        }
+        if (outputs.y)
+          ups.multiply(expert, a_rows.get(), n, written.find(output, order, n, K, D, static_cast<const W*>(nullptr)));
       });
     }
     outputs.sum(shares);
@@ -361,16 +259,16 @@ void linear(const T* x, const T* weight, Routes routes, const Wide<T>* gates, in
 #pragma omp parallel num_threads(shares)
   {
     const int64_t limit = rows_of_a_piece<W>(std::max(I, O), routes);
-    const auto rows = room<W>(limit * I), products = room<W>(limit * O), space = room<W>(copied<T>(I * O));
-    int64_t held = -1;
+    ReadRows<T> rows(x, per_input, I, limit);
+    WrittenRows<W> written(limit);
+    Matrices<T> weights(weight, I, O);
 #pragma omp for schedule(static, 1)
     for (int64_t share = 0; share < shares; ++share) {
       W* output = outputs.cleared(share);
       each_piece(routes, share, shares, limit, [&](int64_t expert, int64_t begin, int64_t end) {
         const int64_t n = end - begin, *order = routes.order + begin;
-        gather(x, order, n, per_input, I, rows.get());
-        multiply(rows.get(), matrix_of(weight, expert, I * O, space.get(), held), products.get(), n, I, O);
-        scatter(output, order, n, per_output, O, gates, products.get());
+        rows.find(order, n);
+        weights.multiply(expert, rows.widened(n), n, written.find(output, order, n, per_output, O, gates));
       });
     }
     outputs.sum(shares);
@@ -383,31 +281,41 @@ void linear_backward(const T* dy, const T* x, const T* weight, Routes routes, co
                      int64_t I, int64_t O, int64_t per_input, int64_t per_output, int64_t shares, Outputs<T> outputs,
                      MatrixGradient<Wide<T>> dweight, Wide<T>* dgates) {
   using W = Wide<T>;
-  const bool need_weight = dweight.gradient, need_x = outputs.y;
 #pragma omp parallel num_threads(shares)
   {
     const int64_t limit = rows_of_a_piece<W>(std::max(I, O), routes);
-    const auto rows = room<W>(limit * I), a = room<W>(limit * I), dz = room<W>(limit * O);
-    const auto space = room<W>(copied<T>(I * O));
-    int64_t held = -1;
+    const auto a = room<W>(dgates ? limit * I : 0);
+    ReadRows<T> rows(x, per_input, I, limit), d_rows(dy, per_output, O, limit);
+    WrittenRows<W> written(limit);
+    Transposed<T> weights(weight, O, I);
+    Outer<W> outer(I, O, limit, dweight.gradient);
 #pragma omp for schedule(static, 1)
     for (int64_t share = 0; share < shares; ++share) {
       W* output = outputs.cleared(share);
       each_piece(routes, share, shares, limit, [&](int64_t expert, int64_t begin, int64_t end) {
         const int64_t n = end - begin, *order = routes.order + begin;
-        gather(dy, order, n, per_output, O, dz.get());
-        if (need_x || dgates)
-          multiply_transposed(dz.get(), matrix_of(weight, expert, I * O, space.get(), held), a.get(), n, I, O);
-        if (need_x) scatter(output, order, n, per_input, I, gates, a.get());
-        if (need_weight || dgates) gather(x, order, n, per_input, I, rows.get());
-        for (int64_t i = 0; i < n && gates; ++i) {
-          if (dgates) dgates[order[i]] = dot(rows.get() + i * I, a.get() + i * I, I);
-          if (need_weight)
-            for (int64_t o = i * O; o < (i + 1) * O; ++o) dz[o] *= gates[order[i]];
+        d_rows.find(order, n);
+        rows.find(order, n);
+        if (dgates) {
+          weights.multiply(expert, d_rows.widened(n), n, Into<W, How::kWrite>{a.get(), I});
+          const W* const* wide = rows.widened(n);
+          for (int64_t i = 0; i < n; ++i) dgates[order[i]] = dot(wide[i], a.get() + i * I, I);
         }
-        if (need_weight)
-          outer(rows.get(), dz.get(), dweight.target(routes, share, shares, expert), n, I, O,
-                MatrixGradient<W>::more(routes, share, shares, expert, begin));
+        if (outputs.y) {
+          const auto add = written.find(output, order, n, per_input, I, gates);
+          if (dgates)
+            for (int64_t i = 0; i < n; ++i) add(i, 0, I, a.get() + i * I);
+          else
+            weights.multiply(expert, d_rows.widened(n), n, add);
+        }
+        if (dweight.gradient) {
+          W* target = dweight.target(routes, share, shares, expert);
+          const bool more = MatrixGradient<W>::more(routes, share, shares, expert, begin);
+          if (gates)
+            outer(n, std::cref(rows), One(), std::cref(d_rows), ByRoute<W>{gates, order}, target, more);
+          else
+            outer(n, std::cref(rows), One(), std::cref(d_rows), One(), target, more);
+        }
       });
     }
     outputs.sum(shares);

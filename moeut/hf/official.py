@@ -10,6 +10,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+_RELEASE = ("attention.", "ffn.", "ln1.", "ln2.")
+"""What stands in front of a name inside a layer of the clean release, and of the training code never."""
+
 _LAYER = re.compile(r"(?:transformer\.layers|unique_layers)\.(\d+)\.(?:mod\.)?(.+)")
 """Where SUT halts, its layers stand one deeper (`mod.`), beside the halting gate."""
 
@@ -99,7 +102,8 @@ _SINGLE = {"attention.v": "v_proj.weight", "attention.o": "o_proj.weight", "atte
 def from_official(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename official weights (or their gradients) to the names of `moeut.model.language_model.LanguageModel`.
 
-    The training code's counters are dropped. Raises ValueError that lists every name it does not know.
+    The training code's counters are dropped. Raises ValueError that lists every name it does not know, or that means
+    what another name means too.
     """
     # The release keeps a single expert under the names of many; only the number of dimensions tells them apart.
     single_expert = any(name.endswith("attention.v") and tensor.dim() == 2 for name, tensor in official.items())
@@ -108,19 +112,40 @@ def from_official(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in official.items():
         if _BOOKKEEPING.fullmatch(name):
             continue
-        ours = _OUTSIDE.get(name)
-        layer = _LAYER.fullmatch(name)
-        if ours is not None:
-            renamed[ours] = tensor
-        elif layer is not None and layer[2] in _HALTING:
-            renamed[f"stack.halting_gates.{layer[1]}.{_HALTING[layer[2]]}"] = tensor
-        elif layer is not None and (parts := _in_layer(layer[2], tensor, _SINGLE if single_expert else _SEVERAL)):
-            renamed |= {f"stack.layers.{layer[1]}.{part}": value for part, value in parts.items()}
-        else:
+        ours = _ours(name, tensor, _SINGLE if single_expert else _SEVERAL)
+        if not ours or ours.keys() & renamed.keys():
             unknown.append(name)
+        renamed |= ours
     if unknown:
         raise ValueError(f"not weights of a MoEUT or of one of its rivals: {', '.join(unknown)}")
     return renamed
+
+
+def to_official(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a language model's weights to the names of the clean release, which are again those of `from_official`.
+
+    Which models the release can be is `moeut.hf.official_release.release_arguments`. Raises ValueError that lists every
+    name for which the release has none.
+    """
+    names = {name: _official(name) for name in weights}
+    unknown = [name for name, official in names.items() if official is None]
+    if unknown:
+        raise ValueError(f"the official release has no such weights: {', '.join(unknown)}")
+    return {str(names[name]): tensor for name, tensor in weights.items()}
+
+
+def _ours(name: str, tensor: Tensor, release: Mapping[str, str]) -> dict[str, Tensor]:
+    """Our names for one official tensor; empty if it is unknown."""
+    if name in _OUTSIDE:
+        return {_OUTSIDE[name]: tensor}
+    layer = _LAYER.fullmatch(name)
+    if layer is None:
+        return {}
+    number, inside = layer.groups()
+    if inside in _HALTING:
+        return {f"stack.halting_gates.{number}.{_HALTING[inside]}": tensor}
+    parts = _in_layer(inside, tensor, release)
+    return {f"stack.layers.{number}.{part}": value for part, value in parts.items()}
 
 
 def _in_layer(name: str, tensor: Tensor, release: Mapping[str, str]) -> dict[str, Tensor]:
@@ -130,8 +155,24 @@ def _in_layer(name: str, tensor: Tensor, release: Mapping[str, str]) -> dict[str
         return {f"{_NORMS[owner]}.{leaf}": tensor}
     if name in _FEED_FORWARD:
         return {f"feed_forward.{_FEED_FORWARD[name]}": tensor}
-    if name == "self_attn.data_to_kv.weight":
-        key, value = tensor.chunk(2)
+    if name == "self_attn.data_to_kv.weight" and tensor.dim() > 0:
+        key, value = tensor.tensor_split(2)
         return {"attention.k_proj.weight": key, "attention.v_proj.weight": value}
     ours = _ATTENTION.get(name) or release.get(name)
     return {} if ours is None else {f"attention.{ours}": tensor}
+
+
+def _official(name: str) -> str | None:
+    """The clean release's name for one of our tensors, if it has one."""
+    if not name.startswith("stack.layers."):
+        return next((official for official, ours in _OUTSIDE.items() if ours == name), None)
+    _, _, number, part, leaf = name.split(".", 4)
+    match part:
+        case "attention":
+            known = [*_ATTENTION.items(), *_SEVERAL.items(), *_SINGLE.items()]
+        case "feed_forward":
+            known = [*_FEED_FORWARD.items()]
+        case _:
+            known = [(f"{official}.{leaf}", leaf) for official, ours in _NORMS.items() if ours == part]
+    inside = (official for official, ours in known if ours == leaf and official.startswith(_RELEASE))
+    return next((f"transformer.layers.{number}.{official}" for official in inside), None)

@@ -10,7 +10,7 @@ modeling_moeut.py       where transformers finds the classes when it trusts the 
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -54,6 +54,7 @@ def save_model(
 
     tokenizer_folder: where `tokenizer.json` and its configuration are copied from. end_of_document_id: the token that
     begins, ends and pads a text. weights: what `stored_tensors` names, of a model that holds only a part of each.
+    Which code multiplies is a matter of the machine that reads it, so the folder's expert_backend is `auto`.
     """
     special = {f"{use}_token_id": end_of_document_id for use in ("bos", "eos", "pad")}
     config = {
@@ -64,7 +65,7 @@ def save_model(
         "moeut_version": moeut.__version__,
         "tie_word_embeddings": model.config.tie_word_embeddings,
         **special,
-        "core": asdict(model.config),
+        "core": asdict(replace(model.config, expert_backend="auto")),
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / CONFIG, config)

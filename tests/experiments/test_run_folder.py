@@ -9,6 +9,7 @@ from small_run import prepared, small_run
 from moeut.config import RunConfig
 from moeut.experiments.run import train
 from moeut.experiments.run_folder import claimed, model_folder, run_of
+from moeut.experts import ExpertBackend
 from moeut.model.folder import load_model
 from moeut.training.report import read_metrics
 from moeut.training.retention import checkpoint_folder
@@ -21,9 +22,13 @@ def config(tmp_path: Path) -> RunConfig:
     return small_run(prepared(tmp_path))
 
 
+def with_backend(config: RunConfig, backend: ExpertBackend) -> RunConfig:
+    return replace(config, model=replace(config.model, expert_backend=backend))
+
+
 def test_what_was_auto_is_found_once_and_kept(config: RunConfig, tmp_path: Path):
     asked = replace(config, training=replace(config.training, micro_batch_size="auto", precision="auto"))
-    with_two = replace(config, training=replace(config.training, micro_batch_size=2))
+    with_two = replace(with_backend(config, "cpu"), training=replace(config.training, micro_batch_size=2))
     with claimed(tmp_path / "run", asked, "auto", lambda given: with_two) as found:
         assert found == with_two
     assert validate(RunConfig, read_yaml(tmp_path / "run" / "config.yaml")) == with_two
@@ -54,7 +59,7 @@ def test_a_run_that_has_not_come_to_a_checkpoint_may_begin_with_another_configur
         with pytest.raises(ValueError, match="another process is writing it"), claimed(run, config, "auto", replace):
             pass
     train(config, run, quiet=True)
-    assert validate(RunConfig, read_yaml(run / "config.yaml")) == config
+    assert validate(RunConfig, read_yaml(run / "config.yaml")) == with_backend(config, "cpu")
     assert all(line["cross_entropy"] != 9.0 for line in read_metrics(run))
 
 
@@ -63,7 +68,7 @@ def test_a_model_is_found_in_its_run_and_the_run_around_its_model(config: RunCon
     train(config, run, quiet=True)
     assert model_folder(run) == run / "final"
     assert model_folder(run / "final") == run / "final"
-    assert run_of(run / "final") == config
+    assert run_of(run / "final") == with_backend(config, "cpu")
     assert load_model(model_folder(run)).config == config.model
     (tmp_path / "elsewhere").mkdir()
     assert run_of(tmp_path / "elsewhere") is None

@@ -36,7 +36,7 @@ def test_compiled_once_and_said(source: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_another_source_torch_or_processor_is_another_library(
+def test_another_source_header_or_processor_is_another_library(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = {compiling.library_path(source)}
@@ -44,11 +44,13 @@ def test_another_source_torch_or_processor_is_another_library(
     other.parent.mkdir()
     other.write_text(ADD.replace("+", "-"))
     paths.add(compiling.library_path(other))
-    for name, value in (("torch.__version__", "9.9"), ("_processor", lambda: "another")):
-        with monkeypatch.context() as patch:
-            patch.setattr(f"moeut.experts.compiling.{name}", value)
-            compiling._fingerprint.cache_clear()
-            paths.add(compiling.library_path(source))
+    with monkeypatch.context() as patch:
+        patch.setattr("moeut.experts.compiling._processor", lambda: "another")
+        compiling._fingerprint.cache_clear()
+        paths.add(compiling.library_path(source))
+    source.with_name("add.h").write_text("")
+    compiling._fingerprint.cache_clear()
+    paths.add(compiling.library_path(source))
     compiling._fingerprint.cache_clear()
     assert len(paths) == 4
 

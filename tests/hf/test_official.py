@@ -1,9 +1,15 @@
 """Are official names mapped strictly? What the numbers come to is tests/test_parity.py."""
 
+import re
+
 import pytest
 import torch
 
-from moeut.hf.official import from_official
+from moeut.hf.official import from_official, to_official
+from moeut.model.attention import DenseAttentionConfig
+from moeut.model.language_model import LanguageModel, ModelConfig
+from moeut.model.sigma_moe import SigmaMoEConfig
+from moeut.model.switchhead import SwitchHeadConfig
 
 
 def test_a_single_experts_names_are_told_apart_by_dimensions():
@@ -53,3 +59,45 @@ def test_counters_are_dropped_and_unknown_names_listed():
     assert from_official({"unique_layers.0.pkm.iter": torch.tensor(3)}) == {}
     with pytest.raises(ValueError, match=r"unique_layers\.0\.pkm\.oddity, something\.else"):
         from_official({"unique_layers.0.pkm.oddity": torch.zeros(1), "something.else": torch.zeros(1)})
+
+
+def test_a_name_said_in_both_ways_is_refused():
+    with pytest.raises(ValueError, match=r"rivals: output\.bias$"):
+        from_official({"lm_head.bias": torch.zeros(3), "output.bias": torch.zeros(3)})
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_there_and_back(single: bool):
+    """To the release's names and back: every weight of a model, and every weight of the release."""
+    attention = (
+        DenseAttentionConfig(num_attention_heads=2, head_dim=4, output_gate=True)
+        if single
+        else SwitchHeadConfig(num_attention_heads=2, head_dim=4, num_experts=3)
+    )
+    feed_forward = SigmaMoEConfig(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=3)
+    config = ModelConfig(
+        vocab_size=7, hidden_size=6, num_hidden_layers=4, group_size=2, attention=attention, feed_forward=feed_forward
+    )
+    ours = LanguageModel(config).state_dict()
+    official = to_official(ours)
+    assert official.keys() >= {"embedding.weight", "out_norm.bias", "lm_head.bias"}
+    names = {"q.weight", "k.weight", "v", "o", "sel_o"} | (set() if single else {"sel_v"})
+    inside = {f"attention.{name}" for name in names} | {"ffn.keys", "ffn.values", "ffn.expert_sel"}
+    inside |= {f"{norm}.{leaf}" for norm in ("ln1", "ln2") for leaf in ("weight", "bias")}
+    for layer in (0, 1):
+        prefix = f"transformer.layers.{layer}."
+        assert {name.removeprefix(prefix) for name in official if name.startswith(prefix)} == inside
+    back = from_official(official)
+    assert back.keys() == ours.keys()
+    assert all(back[name] is tensor for name, tensor in ours.items())
+
+
+def test_what_the_release_has_no_name_for():
+    names = ["stack.layers.0.feed_forward.up.bias", "stack.halting_gates.0.gate_proj.weight", "norm.scale"]
+    with pytest.raises(ValueError, match=f"no such weights: {', '.join(map(re.escape, names))}$"):
+        to_official({"embedding.weight": torch.zeros(1), **dict.fromkeys(names, torch.zeros(1))})
+
+
+def test_fused_keys_and_values_of_no_shape_are_unknown():
+    with pytest.raises(ValueError, match=r"rivals: unique_layers\.0\.self_attn\.data_to_kv\.weight$"):
+        from_official({"unique_layers.0.self_attn.data_to_kv.weight": torch.tensor(1.0)})

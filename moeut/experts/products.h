@@ -1,0 +1,345 @@
+// Products of matrices on one thread: small ones, many of them, on rows that lie anywhere and may be 16 bits wide.
+//
+// A BLAS wants both sides in one piece and in one dtype, and spends as much on a product of 64 rows as on starting it. Here
+// what an expert needs is part of the product: its rows are read where they lie, widened, transposed or scaled as they
+// are copied, and the results are added to where they belong.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <type_traits>
+
+namespace moeut {
+
+constexpr int64_t kFewRows = 4;  // up to here a product is limited by reading the matrix
+constexpr int64_t kAhead = 8192;  // bytes asked for before they are needed; the processor itself stops at a page
+
+// ---- numbers -------------------------------------------------------------------------------------------------------
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+template <class T>
+using Wide = std::conditional_t<std::is_same_v<T, double>, double, float>;  // what is multiplied and summed
+
+template <class T>
+inline Wide<T> widen(T value) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    uint32_t bits = uint32_t(value.bits) << 16;
+    float wide;
+    std::memcpy(&wide, &bits, sizeof wide);
+    return wide;
+  } else {
+    return Wide<T>(value);
+  }
+}
+
+template <class T>
+inline T narrow(Wide<T> value) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    if (value != value) return {0x7fc0};
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return {uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};  // to the nearest, ties to even
+  } else {
+    return T(value);
+  }
+}
+
+// ---- products ------------------------------------------------------------------------------------------------------
+//
+// Everything is left [n, k] · right [k, q], computed in tiles of kRows × kColumns sums that stay in registers. The right
+// side is copied into panels first, [q / kColumns, k, kColumns], so that a tile reads it from one end to the other; on the
+// way it is widened, transposed, gathered or scaled. The left side is rows wherever they lie, or panels [n / kRows, k,
+// kRows]. Each sum has one order of its own, whatever stands beside it.
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64, kRows = 12;  // 24 of 32 registers hold sums
+#elif defined(__AVX__)
+constexpr int kVectorBytes = 32, kRows = 6;  // 12 of 16
+#else
+constexpr int kVectorBytes = 16, kRows = 6;
+#endif
+
+template <class W>
+using Vector __attribute__((vector_size(kVectorBytes), aligned(alignof(W)), may_alias)) = W;
+template <class W>
+constexpr int64_t kLanes = kVectorBytes / sizeof(W);
+template <class W>
+constexpr int64_t kColumns = 2 * kLanes<W>;
+
+template <class W>
+int64_t panels(int64_t k, int64_t q) {
+  return k * ((q + kColumns<W> - 1) / kColumns<W> * kColumns<W>);
+}
+
+// right ← [k, q] with the rows row(t), each times scale(t)
+template <class W, class Row, class Scale>
+void pack_right(int64_t k, int64_t q, W* right, Row row, Scale scale) {
+  for (int64_t t = 0; t < k; ++t) {
+    const auto* from = row(t);
+    const W factor = scale(t);
+    W* to = right + t * kColumns<W>;
+    int64_t j = 0;
+    for (; j + kColumns<W> <= q; j += kColumns<W>, to += k * kColumns<W>)
+      for (int64_t c = 0; c < kColumns<W>; ++c) to[c] = factor * widen(from[j + c]);
+    for (int64_t c = 0; j < q && c < kColumns<W>; ++c) to[c] = j + c < q ? factor * widen(from[j + c]) : W(0);
+  }
+}
+
+// right ← matrixᵀ [k, q], matrix [q, k]
+template <class T>
+void pack_right_transposed(int64_t k, int64_t q, Wide<T>* right, const T* matrix) {
+  constexpr int64_t columns = kColumns<Wide<T>>;
+  for (int64_t j = 0; j < q; ++j) {
+    Wide<T>* to = right + j / columns * columns * k + j % columns;
+    for (int64_t t = 0; t < k; ++t) to[t * columns] = widen(matrix[j * k + t]);
+  }
+  // What stands beside the last columns must be numbers, but is not used.
+  for (int64_t j = q; j % columns; ++j)
+    for (int64_t t = 0; t < k; ++t) right[j / columns * columns * k + j % columns + t * columns] = 0;
+}
+
+// left ← the transpose [p, n] of [n, p] with the rows row(t), each times scale(t)
+template <class W, class Row, class Scale>
+void pack_left(int64_t n, int64_t p, W* left, Row row, Scale scale) {
+  for (int64_t t = 0; t < n; ++t) {
+    const auto* from = row(t);
+    const W factor = scale(t);
+    W* to = left + t * kRows;
+    int64_t i = 0;
+    for (; i + kRows <= p; i += kRows, to += n * kRows)
+      for (int c = 0; c < kRows; ++c) to[c] = factor * widen(from[i + c]);
+    for (int c = 0; i + c < p; ++c) to[c] = factor * widen(from[i + c]);
+  }
+}
+
+struct One {
+  int operator()(int64_t) const { return 1; }
+};
+
+template <class W>
+struct ByRoute {  // gates of the routes of a piece
+  const W* gates;
+  const int64_t* order;
+  W operator()(int64_t i) const { return gates[order[i]]; }
+};
+
+template <class W>
+struct AsRows {
+  const W* const* rows;
+  W operator()(int i, int64_t t) const { return rows[i][t]; }
+  AsRows from(int64_t i, int64_t) const { return {rows + i}; }
+};
+
+template <class W>
+struct AsPanels {
+  const W* panel;
+  W operator()(int i, int64_t t) const { return panel[t * kRows + i]; }
+  AsPanels from(int64_t i, int64_t k) const { return {panel + i * k}; }
+};
+
+template <int M, class W, class Left, class Use>
+inline void tile(int64_t k, Left left, const W* right, int64_t i, int64_t j, int64_t columns, Use& use) {
+  Vector<W> sums[M][2] = {};
+  for (int m = 0; m < M; ++m) use.soon(i + m, j);
+  for (int64_t t = 0; t < k; ++t, right += kColumns<W>) {
+    const auto* pair = reinterpret_cast<const Vector<W>*>(right);
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m) {
+      const W factor = left(m, t);
+      sums[m][0] += factor * pair[0];
+      sums[m][1] += factor * pair[1];
+    }
+  }
+  for (int m = 0; m < M; ++m) {
+    const W* of_row = reinterpret_cast<const W*>(sums[m]);
+    if (columns == kColumns<W>)
+      use(i + m, j, kColumns<W>, of_row);
+    else
+      use(i + m, j, columns, of_row);
+  }
+}
+
+template <int M, class W, class Left, class Use>
+inline void last_tile(int64_t rows, int64_t k, Left left, const W* right, int64_t i, int64_t j, int64_t columns,
+                      Use& use) {
+  if (rows == M) return tile<M>(k, left, right, i, j, columns, use);
+  if constexpr (M > 1) last_tile<M - 1>(rows, k, left, right, i, j, columns, use);
+}
+
+// Call use(i, j, columns, sums) for the sums of row i from column j on.
+template <class W, class Left, class Use>
+void product(int64_t n, int64_t k, int64_t q, Left left, const W* right, Use use) {
+  for (int64_t j = 0; j < q; j += kColumns<W>, right += k * kColumns<W>) {
+    const int64_t columns = std::min(kColumns<W>, q - j);
+    int64_t i = 0;
+    for (; i + kRows <= n; i += kRows) tile<kRows>(k, left.from(i, k), right, i, j, columns, use);
+    if (i < n) last_tile<kRows - 1>(n - i, k, left.from(i, k), right, i, j, columns, use);
+  }
+}
+
+// The same for few rows, reading the matrix [k, q] once where it lies.
+template <class T, class Use>
+void product_of_few(int64_t n, int64_t k, int64_t q, const Wide<T>* const* rows, const T* matrix, Wide<T>* sums,
+                    Use use) {
+  using W = Wide<T>;
+  std::fill(sums, sums + n * q, W(0));
+  int64_t t = 0;
+  for (; t + 4 <= k; t += 4) {
+    const T *m0 = matrix + t * q, *m1 = m0 + q, *m2 = m1 + q, *m3 = m2 + q;
+    for (int64_t j = 0; j < 4 * q; j += 64 / sizeof(T)) __builtin_prefetch(m0 + kAhead / sizeof(T) + j);
+    for (int64_t i = 0; i < n; ++i) {
+      const W* l = rows[i] + t;
+      W* to = sums + i * q;
+#pragma omp simd
+      for (int64_t j = 0; j < q; ++j)
+        to[j] += (l[0] * widen(m0[j]) + l[1] * widen(m1[j])) + (l[2] * widen(m2[j]) + l[3] * widen(m3[j]));
+    }
+  }
+  for (; t < k; ++t)
+    for (int64_t i = 0; i < n; ++i) {
+#pragma omp simd
+      for (int64_t j = 0; j < q; ++j) sums[i * q + j] += rows[i][t] * widen(matrix[t * q + j]);
+    }
+  for (int64_t i = 0; i < n; ++i) use(i, 0, q, sums + i * q);
+}
+
+// What becomes of sums: written, their positive part written, or added to what is there.
+enum class How { kWrite, kRelu, kAdd };
+
+template <class W, How how>
+struct Into {  // a matrix of `width` columns
+  W* matrix;
+  int64_t width;
+  void soon(int64_t, int64_t) const {}
+  inline void operator()(int64_t i, int64_t j, int64_t columns, const W* sums) const {
+    W* to = matrix + i * width + j;
+#pragma omp simd
+    for (int64_t c = 0; c < columns; ++c)
+      to[c] = how == How::kAdd ? to[c] + sums[c] : how == How::kRelu && sums[c] < 0 ? W(0) : sums[c];
+  }
+};
+
+template <class W>
+struct AddToRows {  // wherever they lie, each weighted
+  W* const* rows;
+  const W* weights;  // or null
+  void soon(int64_t i, int64_t j) const { __builtin_prefetch(rows[i] + j, 1); }
+  inline void operator()(int64_t i, int64_t j, int64_t columns, const W* sums) const {
+    W* to = rows[i] + j;
+    const W weight = weights ? weights[i] : W(1);
+#pragma omp simd
+    for (int64_t c = 0; c < columns; ++c) to[c] += weight * sums[c];
+  }
+};
+
+// a ← gate · a where h > 0, elsewhere 0
+template <class W>
+inline void gate_where_positive(const W* h, W gate, W* a, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    const W gated = gate * a[i];  // computed in any case, so that there is nothing to branch on
+    a[i] = h[i] <= 0 ? W(0) : gated;
+  }
+}
+
+template <class W>
+inline W dot(const W* a, const W* b, int64_t n) {
+  W sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+// ---- with memory of their own --------------------------------------------------------------------------------------
+
+template <class W>
+std::unique_ptr<W[]> room(int64_t numbers) {
+  return std::unique_ptr<W[]>(new W[std::max<int64_t>(1, numbers)]);
+}
+
+// Rows of a matrix of `width` columns, one after the other.
+template <class W>
+struct RowsOf {
+  const W* matrix;
+  int64_t width;
+  const W* operator()(int64_t i) const { return matrix + i * width; }
+};
+
+// The experts' matrices [E, k, q] as right sides, one of them packed at a time.
+template <class T>
+struct Matrices {
+  using W = Wide<T>;
+  const T* matrices;
+  int64_t k, q;
+  std::unique_ptr<W[]> packed, few;
+  int64_t held = -1;
+
+  Matrices(const T* matrices, int64_t k, int64_t q)
+      : matrices(matrices), k(k), q(q), packed(room<W>(panels<W>(k, q))), few(room<W>(kFewRows * q)) {}
+
+  template <class Use>
+  void multiply(int64_t expert, const W* const* rows, int64_t n, Use use) {
+    const T* matrix = matrices + expert * k * q;
+    if (n <= kFewRows) return product_of_few(n, k, q, rows, matrix, few.get(), use);
+    if (held != expert) pack_right(k, q, packed.get(), RowsOf<T>{matrix, q}, One());
+    held = expert;
+    product(n, k, q, AsRows<W>{rows}, packed.get(), use);
+  }
+};
+
+// The same, each transposed: [E, q, k].
+template <class T>
+struct Transposed {
+  using W = Wide<T>;
+  const T* matrices;
+  int64_t k, q;
+  std::unique_ptr<W[]> packed;
+  int64_t held = -1;
+
+  Transposed(const T* matrices, int64_t k, int64_t q)
+      : matrices(matrices), k(k), q(q), packed(room<W>(panels<W>(k, q))) {}
+
+  template <class Use>
+  void multiply(int64_t expert, const W* const* rows, int64_t n, Use use) {
+    if (held != expert) pack_right_transposed(k, q, packed.get(), matrices + expert * k * q);
+    held = expert;
+    product(n, k, q, AsRows<W>{rows}, packed.get(), use);
+  }
+};
+
+// Pointers to the rows of a matrix of `width` columns.
+template <class W>
+std::unique_ptr<const W*[]> pointers(const W* matrix, int64_t n, int64_t width) {
+  auto rows = room<const W*>(n);
+  for (int64_t i = 0; i < n; ++i) rows[i] = matrix + i * width;
+  return rows;
+}
+
+// leftᵀ right, left [n, p], right [n, q], rows as their functions give them: written, or added if `more`.
+template <class W>
+struct Outer {
+  int64_t p, q;
+  std::unique_ptr<W[]> left, right;
+
+  Outer(int64_t p, int64_t q, int64_t limit, bool needed)
+      : p(p), q(q), left(room<W>(needed ? limit * (p + kRows) : 0)), right(room<W>(needed ? panels<W>(limit, q) : 0)) {}
+
+  template <class Left, class Right, class LeftScale, class RightScale>
+  void operator()(int64_t n, Left left_row, LeftScale left_scale, Right right_row, RightScale right_scale, W* target,
+                  bool more) {
+    pack_left(n, p, left.get(), left_row, left_scale);
+    pack_right(n, q, right.get(), right_row, right_scale);
+    if (more)
+      product(p, n, q, AsPanels<W>{left.get()}, right.get(), Into<W, How::kAdd>{target, q});
+    else
+      product(p, n, q, AsPanels<W>{left.get()}, right.get(), Into<W, How::kWrite>{target, q});
+  }
+};
+
+}  // namespace moeut
