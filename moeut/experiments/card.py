@@ -123,7 +123,11 @@ def _training(config: RunConfig, step: int, manifest: Manifest | None) -> str:
     if manifest is None:
         return "\n\n".join([*paragraphs, f"What was in the data, `{config.data}`, is not known here."])
     train = manifest.splits["train"]
-    sources = [(f"`{source.name}`", f"{source.splits['train'].tokens:,} tokens") for source in manifest.sources]
+    sources = [
+        (f"`{source.name}`", f"{source.splits['train'].tokens:,} tokens")
+        for source in manifest.sources
+        if "train" in source.splits
+    ]
     paragraphs += [
         f"The data have {train.tokens:,} tokens for training ({train.bytes:,} bytes of text, {train.documents:,} "
         f"documents), which it saw {tokens / max(1, train.tokens):.2g} times:",

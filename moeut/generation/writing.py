@@ -22,11 +22,3 @@ class Writer(MoEUTForCausalLM):
             settings["attention_mask"] = torch.ones_like(input_ids)
         settings.setdefault(CACHE_NAME, growing_cache(self.config.num_hidden_layers))
         return super().generate(input_ids, **settings)  # pyright: ignore[reportAttributeAccessIssue]
-
-    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """What a step of the model is given: not the tokenizer, which is needed only to find strings that stop a text.
-
-        kwargs: called so because transformers looks at the names of these arguments.
-        """
-        kwargs.pop("tokenizer", None)
-        return super().prepare_inputs_for_generation(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]

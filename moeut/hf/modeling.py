@@ -222,6 +222,14 @@ class MoEUTForCausalLM(MoEUTPreTrainedModel, GenerationMixin):
             loss=output.loss, aux_loss=output.regulariser if self.training else None, logits=output.logits, **shared
         )
 
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What a step of the model is given: not the tokenizer, which is needed only to find strings that stop a text.
+
+        kwargs: called so because transformers looks at the names of these arguments.
+        """
+        kwargs.pop("tokenizer", None)
+        return super().prepare_inputs_for_generation(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+
     def get_output_embeddings(self) -> nn.Module:
         """The head."""
         return self.model.lm_head

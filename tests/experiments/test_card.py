@@ -116,3 +116,12 @@ def test_a_run_without_checkpoints_has_no_card(tmp_path: Path):
     (tmp_path / "run").mkdir()
     write_cards(tmp_path / "run")
     assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_sources_that_are_only_held_out_are_no_training_data(config: RunConfig):
+    manifest = read_manifest(Path(config.data))
+    [source] = manifest.sources
+    held_out = replace(source, name="kept apart", splits={"held_out": source.splits["held_out"]})
+    card = model_card(config, 8, replace(manifest, sources=(source, held_out)), SCORES, name="run")
+    assert source.name in card
+    assert "kept apart" not in card

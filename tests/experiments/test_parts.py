@@ -52,6 +52,7 @@ def test_parts_are_those_of_the_configuration(config: RunConfig):
 
 
 def test_a_run_in_a_line(config: RunConfig):
+    config = replace(config, model=replace(config.model, expert_backend="cpu"))
     line = summary(config, Ranks(0, 2))
     assert "parameters on cpu, 2 processes, expert backend cpu, float32, 2 of 2 sequences at a time" in line
     assert "processes" not in summary(config, Ranks())

@@ -18,7 +18,8 @@ from tiny_folder import monotonous_run
 from moeut.cli import main
 
 AT_TERMINAL = """
-import fcntl, runpy, termios
+import fcntl, runpy, signal, termios
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # what is typed there, Ctrl-C too, is for this program
 runpy.run_module("moeut", run_name="__main__", alter_sys=True)
 """

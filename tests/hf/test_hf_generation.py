@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from hf_models import DENSE, MOEUT, VARIANTS, build, generated, left_padded, prompts
+from hf_models import DENSE, MOEUT, VARIANTS, build, byte_model, generated, left_padded, prompts
 from test_variants import ROWS
 from test_variants import VARIANTS as TABLE
 from torch import Tensor
-from transformers import AutoModelForCausalLM, Cache, DynamicCache, StaticCache
+from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, DynamicCache, StaticCache
 from transformers.generation.stopping_criteria import StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
@@ -214,3 +214,14 @@ def test_sequences_packed_into_one_do_not_see_each_other() -> None:
     packed = model(torch.cat([first, second], dim=1), position_ids=positions, use_cache=False).logits
     torch.testing.assert_close(packed[:, :4], model(first).logits, rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(packed[:, 4:], model(second).logits, rtol=1e-9, atol=1e-10)
+
+
+def test_strings_that_stop_a_text(tmp_path: Path) -> None:
+    model = MoEUTForCausalLM.wrap(byte_model(tmp_path / "model"))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    ids = tokenizer("az", return_tensors="pt").input_ids
+    with torch.no_grad():
+        model.model.lm_head.bias[ids[0, 1]] = 100  # z, whatever stands before it
+    assert tokenizer.decode(generated(model, ids[:, :1])[0]) == 9 * "z"
+    stopped = generated(model, ids[:, :1], stop_strings=["zzz"], tokenizer=tokenizer)
+    assert tokenizer.decode(stopped[0]) == "zzz"
