@@ -18,6 +18,7 @@ class Progress:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
+        # The stream as it is now: what is put in its place later, to silence somebody else, does not silence this.
         self.console = Console(file=sys.stderr, highlight=False, markup=False, soft_wrap=True)
         self.bars = RichProgress(
             TextColumn("{task.description:<9}"),

@@ -41,7 +41,7 @@ def test_bars_on_a_terminal(monkeypatch):
     screen = io.StringIO()
     monkeypatch.setattr(
         "moeut.training.progress.Console",
-        lambda **settings: Console(file=screen, force_terminal=True, width=120, **{**settings, "stderr": False}),
+        lambda **settings: Console(**{**settings, "file": screen, "force_terminal": True, "width": 120}),
     )
     with Progress() as progress:
         assert isinstance(progress.bars, RichProgress)
