@@ -72,55 +72,56 @@ class Examiner:
 
         Raises ValueError where the model computes what is no number.
         """
-        pending = [question for question in dict.fromkeys(questions) if question not in self.known]
-        asked = [question for question in pending if question.continuation]
-        # One array for all: small ones made between the large ones of each batch would keep the memory of those, too.
-        most = sum(min(len(question.continuation), self.subject.max_length) for question in asked)
-        log_probs, greedy = np.empty(most), np.empty(most, np.int64)
-        start = done = 0
-        for batch in self._batches(asked):
-            for question, answer in zip(batch, self._answers(batch), strict=True):
-                place = slice(start, start + len(answer.log_probs))
-                log_probs[place], greedy[place] = answer.log_probs, answer.greedy
-                self.known[question] = Answer(log_probs[place], greedy[place], answer.truncated)
-                start = place.stop
-            done += len(batch)
+        pending = [q for q in dict.fromkeys(questions) if q.continuation and q not in self.known]
+        # The longest first, so that what does not fit into memory fails at once.
+        pending.sort(key=self._input_length, reverse=True)
+        ends = np.cumsum([0, *(self._scored_length(question) for question in pending)]).tolist()
+        # All memory that stays is taken here: bits of it between batches would keep theirs from being used again.
+        log_probs, greedy = np.empty(ends[-1]), np.empty(ends[-1], np.int64)
+        first = 0
+        for batch in self._batches(pending):
+            last = first + len(batch)
+            place = slice(ends[first], ends[last])
+            log_probs[place], greedy[place] = self._scores(batch)
+            first = last
             if self.progress is not None:
-                self.progress(stage, done, len(pending))
+                self.progress(stage, last, len(pending))
+        for question, start, end in zip(pending, ends, ends[1:], strict=False):
+            truncated = sum(map(len, question)) > self.subject.max_length + 1
+            self.known[question] = Answer(log_probs[start:end], greedy[start:end], truncated)
         return [self.known[question] if question.continuation else NOTHING for question in questions]
 
-    def _batches(self, questions: list[Question]) -> Iterator[list[Question]]:
-        """The longest first, so that what does not fit into memory fails at once."""
-        left = sorted(questions, key=self._input_length, reverse=True)
-        while left:
-            rows = max(1, self.batch_size * TOKENS_A_ROW // self._input_length(left[0]))
-            yield left[:rows]
-            left = left[rows:]
+    def _batches(self, questions: Sequence[Question]) -> Iterator[Sequence[Question]]:
+        """As many at a time as `batch_size` allows of the first one's length."""
+        first = 0
+        while first < len(questions):
+            rows = max(1, self.batch_size * TOKENS_A_ROW // self._input_length(questions[first]))
+            yield questions[first : first + rows]
+            first += rows
 
     def _input_length(self, question: Question) -> int:
-        return min(len(question.context) + len(question.continuation) - 1, self.subject.max_length)
+        # The last token is only predicted, so that a text of max_length + 1 tokens fits.
+        return min(sum(map(len, question)) - 1, self.subject.max_length)
+
+    def _scored_length(self, question: Question) -> int:
+        return min(len(question.continuation), self.subject.max_length)
 
     @torch.no_grad()
-    def _answers(self, batch: list[Question]) -> list[Answer]:
-        # The last token is only predicted, so that a text of max_length + 1 tokens fits.
-        whole = [(question.context + question.continuation)[-self.subject.max_length - 1 :] for question in batch]
-        counts = [min(len(question.continuation), len(ids) - 1) for question, ids in zip(batch, whole, strict=True)]
+    def _scores(self, batch: Sequence[Question]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """The log probabilities and the likeliest tokens of all continuations, one after the other."""
+        whole = [
+            torch.tensor((context + continuation)[-self.subject.max_length - 1 :]) for context, continuation in batch
+        ]
         inputs = torch.zeros(len(batch), max(map(len, whole)) - 1, dtype=torch.long)
         for row, ids in enumerate(whole):
-            inputs[row, : len(ids) - 1] = torch.tensor(ids[:-1])
+            inputs[row, : len(ids) - 1] = ids[:-1]
         logits = self.subject.model(inputs.to(self.subject.device)).logits
+        counts = map(self._scored_length, batch)
         spans = [slice(len(ids) - 1 - count, len(ids) - 1) for ids, count in zip(whole, counts, strict=True)]
         scored = torch.cat([logits[row, span] for row, span in enumerate(spans)])
-        targets = torch.cat([torch.tensor(ids[1:])[span] for ids, span in zip(whole, spans, strict=True)])
         scored = scored.to(torch.promote_types(scored.dtype, torch.float32)).log_softmax(-1)
-        log_probs = scored.gather(1, targets.to(scored.device)[:, None])[:, 0].double().cpu().numpy()
-        greedy = scored.argmax(-1).cpu().numpy()
+        targets = torch.cat([ids[1:][span] for ids, span in zip(whole, spans, strict=True)]).to(scored.device)
+        log_probs = scored.gather(1, targets[:, None])[:, 0].double().cpu().numpy()
         if np.isnan(log_probs).any():
             raise ValueError(f"{self.subject.name}: its logits are not numbers; nothing can be said of it")
-        cuts = np.cumsum(counts)[:-1]
-        return [
-            Answer(scores, likeliest, len(question.context) + len(question.continuation) > len(ids))
-            for question, ids, scores, likeliest in zip(
-                batch, whole, np.split(log_probs, cuts), np.split(greedy, cuts), strict=True
-            )
-        ]
+        return log_probs, scored.argmax(-1).cpu().numpy()
