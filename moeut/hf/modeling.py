@@ -222,13 +222,16 @@ class MoEUTForCausalLM(MoEUTPreTrainedModel, GenerationMixin):
             loss=output.loss, aux_loss=output.regulariser if self.training else None, logits=output.logits, **shared
         )
 
-    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, *args: Any, inputs_embeds: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """What a step of the model is given: not the tokenizer, which is needed only to find strings that stop a text.
 
-        kwargs: called so because transformers looks at the names of these arguments.
+        inputs_embeds, kwargs: transformers looks whether there are arguments of these names.
         """
         kwargs.pop("tokenizer", None)
-        return super().prepare_inputs_for_generation(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        kwargs["inputs_embeds"] = inputs_embeds
+        return super().prepare_inputs_for_generation(input_ids, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
 
     def get_output_embeddings(self) -> nn.Module:
         """The head."""
