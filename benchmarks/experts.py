@@ -15,7 +15,6 @@ counts the processor time of one thread instead.
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +22,8 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from measure.layers import choose, close, run_both, run_forward
+from measure.machine import CLOCKS, medians
 from torch import Tensor
 
 from moeut.experts import ExpertBackend, Routes, expert_linear, expert_mlp
@@ -30,7 +31,6 @@ from moeut.model.sigma_moe import SigmaMoEConfig
 from moeut.model.switchhead import SwitchHeadConfig
 from moeut.presets import PRESETS
 
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 OURS: tuple[ExpertBackend, ...] = ("cpu", "native")
 PAPER = [name for name in PRESETS if name.startswith("moeut-")]
 
@@ -63,23 +63,7 @@ class Timing:
 
     def medians(self, variants: dict[str, Callable[[], object]]) -> dict[str, float]:
         """Seconds of each variant, which take turns."""
-        times: dict[str, list[float]] = {name: [] for name in variants}
-        for repetition in range(self.repetitions + 1):
-            for name, run in variants.items():
-                start = self.clock()
-                run()
-                if repetition > 0:  # the first warms up
-                    times[name].append(self.clock() - start)
-        return {name: median(measured) for name, measured in times.items()}
-
-
-def choose(tokens: int, experts: int, selected: int, routing: str) -> tuple[Tensor, Tensor]:
-    """Gates and experts [N, K]: near-uniform, or with the frequencies of Zipf's law."""
-    scores = torch.rand(tokens, experts)
-    if routing == "zipf":
-        scores = torch.arange(1, experts + 1).pow(-1.0).log() - torch.log(-torch.log(scores))
-    gates, chosen = scores.topk(selected, sorted=False)
-    return gates.sigmoid(), chosen
+        return medians(variants, self.repetitions, self.clock)
 
 
 def mlp_leaves(shape: Shape, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,32 +95,14 @@ def masked_loop(x: Tensor, up: Tensor, down: Tensor, gates: Tensor, expert: Tens
     return y
 
 
-def run_forward(layer: Callable[..., Tensor], leaves: tuple[Tensor, ...]) -> list[Tensor]:
-    with torch.no_grad():
-        return [layer(*leaves)]
-
-
-def run_both(layer: Callable[..., Tensor], leaves: tuple[Tensor, ...]) -> list[Tensor]:
-    """The output and the gradient of every tensor that has one."""
-    inputs = [leaf.detach().requires_grad_() for leaf in leaves]
-    y = layer(*inputs)
-    y.backward(torch.ones_like(y))
-    return [y.detach(), *(leaf.grad for leaf in inputs if leaf.grad is not None)]
-
-
-def close(ours: list[Tensor], theirs: list[Tensor]) -> bool:
-    """Whether the largest error of each tensor is small beside its largest value."""
-    limit = 1e-4 if ours[0].dtype == torch.float32 else 3e-2
-    return all((a.float() - b.float()).abs().max() <= limit * b.abs().max() for a, b in zip(ours, theirs, strict=True))
-
-
 def compare(
     name: str, variants: dict[str, Callable[..., Tensor]], leaves: tuple[Tensor, ...],
     ceiling: Callable[..., Tensor], ceiling_leaves: tuple[Tensor, ...], macs: int, timing: Timing,
 ) -> None:  # fmt: skip
     """Print one table row a variant: its share of the ceiling, forward and forward + backward, and its FLOP/s."""
     expected = run_both(variants["reference"], leaves)
-    wrong = [variant for variant, layer in variants.items() if not close(run_both(layer, leaves), expected)]
+    limit = 1e-4 if expected[0].dtype == torch.float32 else 3e-2
+    wrong = [variant for variant, layer in variants.items() if not close(run_both(layer, leaves), expected, limit)]
     del expected
     right = {variant: layer for variant, layer in variants.items() if variant not in wrong}
     results = []
@@ -194,7 +160,7 @@ def switchhead(models: list[str], tokens: int, timing: Timing) -> None:
         H, A, K, P = (
             attention.num_attention_heads, attention.num_experts, attention.num_experts_per_tok, attention.head_dim
         )  # fmt: skip
-        gates, within = choose(tokens * H, A, K, "uniform")
+        gates, within = choose(tokens * H, A, K)
         expert = within.view(tokens, H, K) + torch.arange(H)[:, None] * A
         routes = Routes(expert, H * A)
         for kind, rows, outputs, I, O in (

@@ -21,8 +21,9 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from parts.machine import TABLE, Machine, choose, compare, run_both, run_forward
-from parts.models import MODELS, TINY, Model, language_model, training_step
+from measure.gpu import TABLE, Machine, compare
+from measure.layers import choose, run_both, run_forward
+from measure.models import MODELS, TINY, Model, language_model, training_step
 from torch import Tensor
 
 from moeut.experts import ExpertBackend, Routes, expert_linear, expert_mlp

@@ -24,8 +24,9 @@ from types import ModuleType
 from typing import NamedTuple
 
 import torch
-from parts.machine import Machine, choose
-from parts.models import MODELS, language_model, training_step
+from measure.gpu import Machine
+from measure.layers import choose
+from measure.models import MODELS, language_model, training_step
 from torch import Tensor
 
 from moeut.experts import ExpertBackend, Routes, expert_linear, expert_mlp

@@ -8,6 +8,9 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from .layers import close, run_both, run_forward
+from .machine import seconds
+
 LIMIT = 3e-2  # of the largest error beside the largest value, in bfloat16
 
 
@@ -29,9 +32,7 @@ class Machine:
     def seconds(self, run: Callable[[], object]) -> float:
         """Of one run, as the device counts it."""
         if self.device.type == "cpu":
-            start = time.perf_counter()
-            run()
-            return time.perf_counter() - start
+            return seconds(run)
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
         start.record()
@@ -76,33 +77,6 @@ class Machine:
         return graph.replay
 
 
-def choose(tokens: int, experts: int, selected: int, routing: str = "uniform") -> tuple[Tensor, Tensor]:
-    """Gates and experts [N, K]: near-uniform, or with the frequencies of Zipf's law."""
-    scores = torch.rand(tokens, experts)
-    if routing == "zipf":
-        scores = torch.arange(1, experts + 1).pow(-1.0).log() - torch.log(-torch.log(scores))
-    gates, chosen = scores.topk(selected, sorted=False)
-    return gates.sigmoid(), chosen
-
-
-def run_forward(layer: Callable[..., Tensor], leaves: tuple[Tensor, ...]) -> list[Tensor]:
-    with torch.no_grad():
-        return [layer(*leaves)]
-
-
-def run_both(layer: Callable[..., Tensor], leaves: tuple[Tensor, ...]) -> list[Tensor]:
-    """The output and the gradient of every tensor that has one."""
-    inputs = [leaf.detach().requires_grad_() for leaf in leaves]
-    y = layer(*inputs)
-    y.backward(torch.ones_like(y))
-    return [y.detach(), *(leaf.grad for leaf in inputs if leaf.grad is not None)]
-
-
-def close(ours: list[Tensor], theirs: list[Tensor]) -> bool:
-    """Whether the largest error of each tensor is small beside its largest value."""
-    return all((a.float() - b.float()).abs().max() <= LIMIT * b.abs().max() for a, b in zip(ours, theirs, strict=True))
-
-
 def compare(
     machine: Machine, name: str, variants: dict[str, Callable[..., Tensor]], leaves: tuple[Tensor, ...],
     ceiling: Callable[..., Tensor], ceiling_leaves: tuple[Tensor, ...], macs: int,
@@ -110,7 +84,7 @@ def compare(
     """Print one table row a variant; the first variant is what the others must equal."""
     reference, *others = variants
     expected = run_both(variants[reference], leaves)
-    wrong = [variant for variant in others if not close(run_both(variants[variant], leaves), expected)]
+    wrong = [variant for variant in others if not close(run_both(variants[variant], leaves), expected, LIMIT)]
     del expected
     right = {variant: layer for variant, layer in variants.items() if variant in others and variant not in wrong}
     results = []
