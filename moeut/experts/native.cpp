@@ -94,14 +94,14 @@ struct ReadRows {
   }
 
   // Those found last.
-  const W* const* widened(int64_t n) {
-    if constexpr (!copied) return rows.get();
+  AsRows<W> widened(int64_t n) {
+    if constexpr (!copied) return {rows.get()};
     for (int64_t i = 0; i < n; ++i) {
       W* to = space.get() + i * width;
       for (int64_t j = 0; j < width; ++j) to[j] = widen(rows[i][j]);
       wide[i] = to;
     }
-    return wide.get();
+    return {wide.get()};
   }
 
   const T* operator()(int64_t i) const { return rows[i]; }
@@ -213,7 +213,7 @@ void mlp(const T* x, const T* up, const T* down, Routes routes, const Wide<T>* g
         W* h = hidden ? hidden + begin * S : space.get();
         rows.find(order, n);
         ups.multiply(expert, rows.widened(n), n, Into<W, How::kRelu>{h, S});
-        downs.multiply(expert, pointers(h, n, S).get(), n, written.find(output, order, n, K, D, gates));
+        downs.multiply(expert, AsMatrix<W>{h, S}, n, written.find(output, order, n, K, D, gates));
       });
     }
     outputs.sum(shares);
@@ -232,10 +232,9 @@ void mlp_backward(const T* dy, const T* x, const T* up, const T* down, Routes ro
   {
     const int64_t limit = rows_of_a_piece<W>(D, routes);
     const auto a = room<W>(limit * S);
-    const auto a_rows = pointers<W>(a.get(), limit, S);
     ReadRows<T> rows(x, K, D, limit), d_rows(dy, K, D, limit);
     WrittenRows<W> written(limit);
-    Transposed<T> downs(down, D, S), ups(up, S, D);
+    Matrices<T, true> downs(down, D, S), ups(up, S, D);
     Outer<W> outer_up(D, S, limit, dup.gradient), outer_down(S, D, limit, ddown.gradient);
 #pragma omp for schedule(static, 1)
     for (int64_t share = 0; share < shares; ++share) {
@@ -260,7 +259,7 @@ void mlp_backward(const T* dy, const T* x, const T* up, const T* down, Routes ro
                    more);
         }
         if (outputs.y)
-          ups.multiply(expert, a_rows.get(), n, written.find(output, order, n, K, D, static_cast<const W*>(nullptr)));
+          ups.multiply(expert, AsMatrix<W>{a.get(), S}, n, written.find(output, order, n, K, D, static_cast<const W*>(nullptr)));
       });
     }
     outputs.sum(shares);
@@ -308,7 +307,7 @@ void linear_backward(const T* dy, const T* x, const T* weight, Routes routes, co
     const auto a = room<W>(dgates ? limit * I : 0);
     ReadRows<T> rows(x, per_input, I, limit), d_rows(dy, per_output, O, limit);
     WrittenRows<W> written(limit);
-    Transposed<T> weights(weight, O, I);
+    Matrices<T, true> weights(weight, O, I);
     Outer<W> outer(I, O, limit, dweight.gradient);
 #pragma omp for schedule(static, 1)
     for (int64_t share = 0; share < shares; ++share) {
@@ -319,7 +318,7 @@ void linear_backward(const T* dy, const T* x, const T* weight, Routes routes, co
         rows.find(order, n);
         if (dgates) {
           weights.multiply(expert, d_rows.widened(n), n, Into<W, How::kWrite>{a.get(), I});
-          const W* const* wide = rows.widened(n);
+          const W* const* wide = rows.widened(n).rows;
           for (int64_t i = 0; i < n; ++i) dgates[order[i]] = dot(wide[i], a.get() + i * I, I);
         }
         if (outputs.y) {

@@ -136,6 +136,14 @@ struct AsRows {
 };
 
 template <class W>
+struct AsMatrix {  // rows of `width` numbers, one after the other
+  const W* matrix;
+  int64_t width;
+  W operator()(int i, int64_t t) const { return matrix[i * width + t]; }
+  AsMatrix from(int64_t i, int64_t) const { return {matrix + i * width, width}; }
+};
+
+template <class W>
 struct AsPanels {
   const W* panel;
   W operator()(int i, int64_t t) const { return panel[t * kRows + i]; }
@@ -183,15 +191,14 @@ void product(int64_t n, int64_t k, int64_t q, Left left, const W* right, Use use
 }
 
 // The same for few rows, reading the matrix [k, q] once where it lies.
-template <class T, class Use>
-void product_of_few(int64_t n, int64_t k, int64_t q, const Wide<T>* const* rows, const T* matrix, Wide<T>* sums,
-                    Use use) {
+template <class T, class Left, class Use>
+void product_of_few(int64_t n, int64_t k, int64_t q, Left left, const T* matrix, Wide<T>* sums, Use use) {
   using W = Wide<T>;
   std::fill(sums, sums + n * q, W(0));
   // A row of the matrix at a time: the processor sees by itself what comes next.
   for (int64_t t = 0; t < k; ++t)
     for (int64_t i = 0; i < n; ++i) {
-      const W factor = rows[i][t];
+      const W factor = left(int(i), t);
       W* to = sums + i * q;
 #pragma omp simd
       for (int64_t j = 0; j < q; ++j) to[j] += factor * widen(matrix[t * q + j]);
@@ -261,8 +268,8 @@ struct RowsOf {
   const W* operator()(int64_t i) const { return matrix + i * width; }
 };
 
-// The experts' matrices [E, k, q] as right sides, one of them packed at a time.
-template <class T>
+// The experts' matrices as right sides [k, q], one of them packed at a time: [E, k, q], or [E, q, k] to be transposed.
+template <class T, bool transposed = false>
 struct Matrices {
   using W = Wide<T>;
   const T* matrices;
@@ -271,46 +278,26 @@ struct Matrices {
   int64_t held = -1;
 
   Matrices(const T* matrices, int64_t k, int64_t q)
-      : matrices(matrices), k(k), q(q), few(room<W>(kFewRows * q)) {}
+      : matrices(matrices), k(k), q(q), few(room<W>(transposed ? 0 : kFewRows * q)) {}
 
-  template <class Use>
-  void multiply(int64_t expert, const W* const* rows, int64_t n, Use use) {
+  template <class Left, class Use>
+  void multiply(int64_t expert, Left left, int64_t n, Use use) {
     const T* matrix = matrices + expert * k * q;
-    if (n <= kFewRows) return product_of_few(n, k, q, rows, matrix, few.get(), use);
+    if constexpr (!transposed)
+      if (n <= kFewRows) return product_of_few(n, k, q, left, matrix, few.get(), use);
+    if (held != expert) pack(matrix);
+    held = expert;
+    product(n, k, q, left, packed.get(), use);
+  }
+
+  void pack(const T* matrix) {
     if (!packed) packed = room<W>(panels<W>(k, q));
-    if (held != expert) pack_right(k, q, packed.get(), RowsOf<T>{matrix, q}, One());
-    held = expert;
-    product(n, k, q, AsRows<W>{rows}, packed.get(), use);
+    if constexpr (transposed)
+      pack_right_transposed(k, q, packed.get(), matrix);
+    else
+      pack_right(k, q, packed.get(), RowsOf<T>{matrix, q}, One());
   }
 };
-
-// The same, each transposed: [E, q, k].
-template <class T>
-struct Transposed {
-  using W = Wide<T>;
-  const T* matrices;
-  int64_t k, q;
-  std::unique_ptr<W[]> packed;
-  int64_t held = -1;
-
-  Transposed(const T* matrices, int64_t k, int64_t q)
-      : matrices(matrices), k(k), q(q), packed(room<W>(panels<W>(k, q))) {}
-
-  template <class Use>
-  void multiply(int64_t expert, const W* const* rows, int64_t n, Use use) {
-    if (held != expert) pack_right_transposed(k, q, packed.get(), matrices + expert * k * q);
-    held = expert;
-    product(n, k, q, AsRows<W>{rows}, packed.get(), use);
-  }
-};
-
-// Pointers to the rows of a matrix of `width` columns.
-template <class W>
-std::unique_ptr<const W*[]> pointers(const W* matrix, int64_t n, int64_t width) {
-  auto rows = room<const W*>(n);
-  for (int64_t i = 0; i < n; ++i) rows[i] = matrix + i * width;
-  return rows;
-}
 
 // leftᵀ right, left [n, p], right [n, q], rows as their functions give them: written, or added if `more`.
 template <class W>
