@@ -15,8 +15,9 @@ from torch import nn
 
 from moeut.data.tokenizer import decode, encode, end_of_document_id, load_tokenizer
 from moeut.files import sha256
-from moeut.model.folder import CONFIG, load_model, read_json
+from moeut.model.folder import CONFIG, load_model
 from moeut.model.language_model import LanguageModel
+from moeut.model.tensor_files import read_json
 
 DEFAULT_CONTEXT_LENGTH = 1024
 LENGTHS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")

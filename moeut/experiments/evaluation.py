@@ -23,7 +23,7 @@ from moeut.evaluation.subject import Subject
 from moeut.evaluation.task_data import TaskData, from_folder, from_hub
 from moeut.evaluation.zero_shot import SCORINGS, average, check, run_task
 from moeut.experiments.subjects import Reading, data_of_run, identities, is_prepared, open_subject, streams
-from moeut.model.folder import write_json
+from moeut.model.tensor_files import write_json
 from moeut.training.progress import Progress
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "lm_eval", "numpy")

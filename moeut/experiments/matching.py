@@ -33,14 +33,22 @@ def open_matching(data: str | Path, model: ModelConfig, tokenizer_folder: Path |
             f"{data}: its tokenizer has {prepared.manifest.vocab_size:,} tokens, more than model.vocab_size "
             f"{model.vocab_size:,}; raise that, or prepare the text with --vocab-size {model.vocab_size}"
         )
-    if tokenizer_folder is not None and (tokenizer_folder / TOKENIZER).is_file():
-        ours, theirs = (read_json(folder / TOKENIZER) for folder in (prepared.folder, tokenizer_folder))
-        if ours != theirs:
-            raise ValueError(
-                f"{data}: its tokenizer is not the one that {tokenizer_folder} was trained with; prepare the text with "
-                f"--tokenizer {tokenizer_folder}"
-            )
+    if (
+        tokenizer_folder is not None
+        and (tokenizer_folder / TOKENIZER).is_file()
+        and not same_tokenizer(prepared.folder, tokenizer_folder)
+    ):
+        raise ValueError(
+            f"{data}: its tokenizer is not the one that {tokenizer_folder} was trained with; prepare the text with "
+            f"--tokenizer {tokenizer_folder}"
+        )
     return prepared
+
+
+def same_tokenizer(data_folder: Path, folder: Path) -> bool:
+    """Whether a folder holds the tokenizer that a prepared one was made with."""
+    file = folder / TOKENIZER
+    return file.is_file() and read_json(file) == read_json(data_folder / TOKENIZER)
 
 
 def model_tree(path: Path) -> Tree:

@@ -8,13 +8,12 @@ from pathlib import Path
 import torch
 
 from moeut.data.local import find_files
-from moeut.data.tokens import MANIFEST, PreparedData, TokenStream, open_prepared, read_manifest
+from moeut.data.tokens import MANIFEST, TokenStream, open_prepared, read_manifest
 from moeut.evaluation.subject import DEFAULT_CONTEXT_LENGTH, Subject, is_ours, open_ours, open_theirs
 from moeut.evaluation.texts import file_streams, reencoded, source_streams
-from moeut.experiments.matching import TOKENIZER
+from moeut.experiments.matching import TOKENIZER, same_tokenizer
 from moeut.experiments.run_folder import model_folder, run_of
 from moeut.model.elastic_depth import with_repeats
-from moeut.model.folder import read_json
 from moeut.model.language_model import LanguageModel
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -99,13 +98,7 @@ def streams(paths: Sequence[Path], subject: Subject, *, by_source: bool = False)
         texts = {f"{path} (held out)": data.held_out}
         if by_source:
             texts = {f"{path} (held out): {name}": stream for name, stream in source_streams(data).items()}
-        if not _has_tokenizer_of(subject, data):
+        if not same_tokenizer(data.folder, subject.tokenizer_folder):
             texts = {name: reencoded(data, stream, subject) for name, stream in texts.items()}
         found |= texts
     return found
-
-
-def _has_tokenizer_of(subject: Subject, data: PreparedData) -> bool:
-    """Whether a model reads the tokens of a prepared folder as they are."""
-    file = subject.tokenizer_folder / TOKENIZER
-    return file.is_file() and read_json(file) == read_json(data.folder / TOKENIZER)
