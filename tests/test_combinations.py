@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
-from moeut.hf.official import from_official
+from moeut.official.names import from_official
 from moeut.model.language_model import LanguageModel
 
 ASSETS = Path(__file__).parent / "assets" / "parity"

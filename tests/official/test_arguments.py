@@ -9,7 +9,7 @@ import pytest
 from official_cases import model_config
 from official_files import arguments, as_rotated, entries
 
-from moeut.hf.official_arguments import described_model
+from moeut.official.arguments import described_model
 from moeut.model.attention import DenseAttentionConfig
 from moeut.model.cost import cost
 from moeut.model.language_model import ModelConfig
