@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from small_run import prepared, small_run
 
@@ -155,9 +154,7 @@ def test_a_converted_model_says_what_its_file_says(config: RunConfig):
 
 
 def test_of_weights_alone_no_training_is_told(config: RunConfig):
-    card = converted_card(
-        LanguageModel(config.model), "`weights.pt`", None, [], name="mine", has_tokenizer=False
-    )
+    card = converted_card(LanguageModel(config.model), "`weights.pt`", None, [], name="mine", has_tokenizer=False)
     assert "`weights.pt`, under the names they have here. How they were trained is not known.\n" in card
     assert "It has no tokenizer and takes token ids" in card
     assert "pipeline(" not in card

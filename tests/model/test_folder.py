@@ -107,7 +107,7 @@ def test_tensors_that_do_not_fit_are_named(tmp_path):
 
 def test_of_many_misfits_the_first_are_named_and_the_others_counted():
     expected = {f"weight {number}": torch.zeros(2) for number in range(1200)}
-    with pytest.raises(ValueError, match=r"model: weight 0 is missing; .*; weight 9 is missing; and 1,190 more ):
+    with pytest.raises(ValueError, match=r"model: weight 0 is missing; .*; weight 9 is missing; and 1,190 more$"):
         refuse_misfits(expected, {})
     refuse_misfits(expected, expected)
 
