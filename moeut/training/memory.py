@@ -1,9 +1,10 @@
 """How much memory does training take? A step on tensors that have shapes but no contents, counted as it goes.
 
 Counted are weights, gradients, the optimizer's state and whatever forward and backward pass keep, at the moment when
-they are most. What an operation needs for itself alone, and what an allocator loses between tensors, is a share and a
-constant that were measured on a CPU (docs/training.md): the growth of a process's resident set, from the moment when
-everything is imported to its peak after three steps.
+they are most. Between tensors an allocator keeps gaps: one that the largest tensor does not fit into, because gradients
+or the optimizer's state have come to lie in what another of its size left; the others, and what an operation needs for
+itself alone, are a share. What libraries take is a constant. Share and constant were measured on a CPU: the growth of a
+process's resident set, from the moment when everything is imported to its peak after three steps.
 """
 
 import weakref
@@ -24,17 +25,21 @@ from moeut.training.training_config import TrainingConfig
 CPU = torch.device("cpu")
 
 
-ALLOCATOR_SHARE = 0.16
-LIBRARY_BYTES = 38 * 10**6
+ALLOCATOR_SHARE = 0.20
+LIBRARY_BYTES = 28 * 10**6
+LARGEST_IN_GAPS = 32 * 2**20
+"""A larger tensor lies in no gap and leaves none: glibc takes and returns its pages by themselves, as it does from
+M_MMAP_THRESHOLD on, which grows up to this (mallopt(3))."""
 
 
 def peak_bytes(model: ModelConfig, training: TrainingConfig, rows: int, precision: Precision) -> int:
     """The memory that training in micro-batches of `rows` sequences adds to a process that has imported everything."""
-    return LIBRARY_BYTES + round((1 + ALLOCATOR_SHARE) * tensor_bytes(model, training, rows, precision))
+    live = live_bytes_of_a_step(model, training, rows, precision)
+    return LIBRARY_BYTES + live.largest + round((1 + ALLOCATOR_SHARE) * live.peak)
 
 
-def tensor_bytes(model: ModelConfig, training: TrainingConfig, rows: int, precision: Precision) -> int:
-    """The most bytes of tensors at one moment of a step in micro-batches of `rows` sequences, on one device alone.
+def live_bytes_of_a_step(model: ModelConfig, training: TrainingConfig, rows: int, precision: Precision) -> "LiveBytes":
+    """The bytes of tensors in a step in micro-batches of `rows` sequences, on one device alone.
 
     A batch of more than `rows` sequences is taken as two micro-batches: more of them need no more. The experts are
     computed as on a CPU, which keeps what a fused kernel keeps.
@@ -60,15 +65,18 @@ def tensor_bytes(model: ModelConfig, training: TrainingConfig, rows: int, precis
             del output
             loss.backward()
         optimizer.step()
-    return live.peak
+    return live
 
 
 class LiveBytes(TorchDispatchMode):
-    """While inside, counts the bytes of all tensors that are made and not yet gone; `peak` is the most there were."""
+    """While inside, counts the bytes of all tensors that are made and not yet gone.
+
+    peak: the most there were. largest: of one tensor, among those of at most LARGEST_IN_GAPS.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.now = self.peak = self.largest = 0
         self.known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     def __torch_dispatch__(
@@ -88,6 +96,8 @@ class LiveBytes(TorchDispatchMode):
         weakref.finalize(storage, self._forget, storage.nbytes())
         self.now += storage.nbytes()
         self.peak = max(self.peak, self.now)
+        if storage.nbytes() <= LARGEST_IN_GAPS:
+            self.largest = max(self.largest, storage.nbytes())
 
     def _forget(self, num_bytes: int) -> None:
         self.now -= num_bytes
