@@ -195,3 +195,14 @@ def test_weights_read_are_those_that_a_token_meets(generation: ModuleType):
     assert once == 4 * (experts + config.group_size * common + ends)
     assert again == 4 * (experts + config.num_hidden_layers * common + ends)
     assert once < decoding.bytes_read(ours, 2).once < 2 * once
+
+
+def test_analysis(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """By a clock that ticks when it is looked at, both take as long."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    analysis = import_module("analysis")
+    monkeypatch.setitem(analysis.CLOCKS, "wall", iter(range(1000)).__next__)
+    sizes = ["--tokens", "300", "--expert-backend", "cpu", "--repetitions", "2", "--threads", "1"]
+    analysis.main(["--presets", "nano", "dense-tiny", *sizes])
+    expected = [[preset, "300", "128", "1.00", "1.00", "1.00"] for preset in ("nano", "dense-tiny")]
+    assert rows(capsys.readouterr().out) == expected

@@ -7,7 +7,7 @@ import pytest
 from looked_at import DENSE, MOEUT, SUT, VOCAB_SIZE, batches, build
 
 from moeut.analysis import measures, record
-from moeut.analysis.numbers import summary, tables
+from moeut.analysis.numbers import profiles, summary, tables
 
 PIECES = [f"<{token}>" for token in range(VOCAB_SIZE)]
 
@@ -99,3 +99,15 @@ def test_a_summary_names_models_only_where_there_are_two(found):
 def test_a_dense_model_has_a_stream():
     recordings = {"dense": record(build(DENSE), {"text": batches()})}
     assert tables(recordings, {"dense": PIECES}).keys() == {"stream"}
+
+
+def test_profiles_for_the_page(found):
+    recording = found[1]["moeut"]
+    for router, profile in zip(recording.routers, profiles(recording, PIECES), strict=True):
+        assert (profile.layer, profile.name) == (router.layer, router.name)
+        assert (profile.usage == router.counts.sum(axis=1)).all()
+        _, _, groups, experts = router.counts.shape
+        assert [len(group) for group in profile.top_tokens] == [experts] * groups
+        best = measures.top_tokens(router.counts.sum(axis=0)[:, groups - 1])[0]
+        expected = [(PIECES[token], lift) for token, lift in zip(best.tokens, best.lifts, strict=True)]
+        assert profile.top_tokens[groups - 1][0] == expected
