@@ -82,10 +82,12 @@ def _of_router(routers: Routers, recordings: Mapping[str, Recording]) -> Iterato
         for model, found in routers.items()
     ]
     yield "usage", plots.usage_by_rank(usage)
-    used = max(np.flatnonzero(router.place_counts.sum(axis=(0, 2, 3)))[-1] for found in routers.values() for router in found)
-    names = position_names()[: used + 1]
+    by_range = sum(router.place_counts.sum(axis=(0, 2, 3)) for found in routers.values() for router in found)
+    names = position_names()[: 1 + int(np.flatnonzero(by_range).max(initial=0))]
     positions = _grid(
-        routers, lambda router, _: measures.lift(side_by_side(router.place_counts.sum(axis=0)[: used + 1])), names
+        routers,
+        lambda router, _: measures.lift(side_by_side(router.place_counts.sum(axis=0)[: len(names)])),
+        names,
     )
     yield "position", plots.lift_by_place(positions, "position in the block")
     sources = list(next(iter(recordings.values())).sources)

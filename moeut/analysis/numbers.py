@@ -34,7 +34,7 @@ def tables(recordings: Mapping[str, Recording], pieces: Mapping[str, Sequence[st
         if recording.halting is not None:
             rows = _of_halting(recording, pieces[model])
             found.setdefault("halting", []).extend({"model": model} | row for row in rows)
-    return {name: [_plain(row) for row in rows] for name, rows in found.items()}
+    return {name: [_without_nan(row) for row in rows] for name, rows in found.items()}
 
 
 def summary(recordings: Mapping[str, Recording], rows: Sequence[Row]) -> list[list[str]]:
@@ -156,13 +156,13 @@ def _of_halting(recording: Recording, pieces: Sequence[str]) -> Iterator[Row]:
         }  # fmt: skip
 
 
-def _plain(value: Any) -> Any:
+def _without_nan(value: Any) -> Any:
     """Plain Python values, None for what is no number."""
     match value:
         case dict():
-            return {name: _plain(inner) for name, inner in value.items()}
+            return {name: _without_nan(inner) for name, inner in value.items()}
         case list():
-            return [_plain(inner) for inner in value]
+            return [_without_nan(inner) for inner in value]
         case float() | np.floating():
             return float(value) if np.isfinite(value) else None
         case _:

@@ -52,13 +52,13 @@ def experts_across_depth(grid: Grid) -> "Figure":
 
     grid = [[panel and ordered(panel) for panel in row] for row in grid]
     return _heat_maps(
-        grid, x="expert, early to late", y="executed layer", colour="share of its uses", low=0, high=_highest(grid)
+        grid, x="expert, early to late", y="executed layer", colour="share of its uses", low=0, high=_numbers(grid).max(initial=0) or 1
     )
 
 
 def similarity_between_depths(grid: Grid, colour: str, x: str = "executed layer") -> "Figure":
     """How alike are depths? Panels of square matrices such as `measures.overlap`; `colour` says which it is."""
-    lowest = min(0.0, *(float(np.nanmin(panel.values)) for panel in _present(grid)))
+    lowest = _numbers(grid).min(initial=0)
     return _heat_maps(grid, x=x, y=x, colour=colour, low=lowest, high=1, square=True)
 
 
@@ -73,8 +73,8 @@ def lift_by_place(grid: Grid, y: str) -> "Figure":
     """Do experts prefer a place? Panels of `measures.lift` [places, X], experts from those of the first places on."""
 
     def ordered(panel: Panel) -> Panel:
-        shares = panel.values / np.maximum(panel.values.sum(axis=0), np.finfo(np.float64).tiny)
-        centres = (np.arange(len(shares))[:, None] * shares).sum(axis=0)
+        shares = panel.values / np.maximum(np.nansum(panel.values, axis=0), np.finfo(np.float64).tiny)
+        centres = np.nansum(np.arange(len(shares))[:, None] * shares, axis=0)
         with np.errstate(divide="ignore"):
             doublings = np.log2(panel.values[:, np.argsort(centres, kind="stable")])
         return panel._replace(values=np.clip(doublings, -2, 2))
@@ -237,10 +237,10 @@ def _present(grid: Grid) -> list[Panel]:
     return [panel for row in grid for panel in row if panel is not None]
 
 
-def _highest(grid: Grid) -> float:
-    """The largest value of all panels; 1 where none has a number."""
+def _numbers(grid: Grid) -> Floats:
+    """The values of all panels that are numbers."""
     values = np.concatenate([panel.values.ravel() for panel in _present(grid)])
-    return float(values[np.isfinite(values)].max(initial=0)) or 1.0
+    return values[np.isfinite(values)]
 
 
 def _shade(number: int, curves: int) -> Any:

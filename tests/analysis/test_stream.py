@@ -15,7 +15,8 @@ def test_the_stream_by_hand():
     states = [torch.zeros(1, 1, 16) for _ in range(7)]
     states[0][0, 0, :2] = states[1][0, 0, :2] = torch.tensor([3.0, 4.0])
     states[2][0, 0, 2] = 20
-    tally.add(states, torch.tensor([[1]]), torch.tensor([0]))
+    with torch.no_grad():
+        tally.add(states, torch.tensor([[1]]), torch.tensor([0]))
     found = tally.recording()
     assert found.positions == 1
     assert found.norm == pytest.approx([5, 5, 20, 0, 0, 0, 0])
