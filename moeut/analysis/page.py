@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from moeut.analysis.reading import Reading, RouterReading
 
 TEMPLATE = Path(__file__).with_name("template")
-SCRIPTS = ("data.js", "colours.js", "keyboard.js", "heat_map.js", "page.js")
+SCRIPTS = ("data.js", "colours.js", "keyboard.js", "heat_map.js", "measures.js", "panels.js", "page.js")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _model(model: PageModel) -> dict[str, Any]:
         "name": model.name,
         "pieces": reading.pieces,
         "losses": _array(reading.losses.astype("<f4")),
-        "expectedLayers": None if layers is None else _array(layers.astype("<f4")),
+        "layers": None if layers is None else _array(layers.astype("<f4")),
         "numLayers": reading.num_layers,
         "routers": [
             _router(router, profile) for router, profile in zip(reading.routers, model.profiles, strict=True)

@@ -1,9 +1,7 @@
 // What is on the page? The arrays that moeut/analysis/page.py wrote, and what is counted from them.
 // A column is an expert's number among those of all groups (heads): group · numExperts + expert.
 
-const ARRAYS = {
-  uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array, float32: Float32Array, float64: Float64Array,
-};
+const ARRAYS = { uint8: Uint8Array, uint16: Uint16Array, float32: Float32Array, float64: Float64Array };
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 const listOf = (length, item) => Array.from({ length }, (_, place) => item(place));
 /** The share of a column in each repeat. */

@@ -5,9 +5,8 @@ function rove(container, selector) {
   container.addEventListener("keydown", (event) => {
     const items = [...container.querySelectorAll(selector)];
     const next = target(items, items.indexOf(event.target), event.key);
-    if (!next) return;
-    event.preventDefault();
-    next.focus();
+    if (next) event.preventDefault();
+    next?.focus();
   });
   container.addEventListener("focusin", ({ target: item }) => {
     for (const other of container.querySelectorAll('[tabindex="0"]')) other.tabIndex = -1;

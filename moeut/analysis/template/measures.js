@@ -7,20 +7,19 @@ const alike = (models, { key }) => models.flatMap(({ routers }) => routers.filte
 
 /** What applies to a model, one of its routers (if it has any) and one of that one's columns (if one is picked). */
 function measuresOf({ models }, model, router, column) {
-  const found = [{ key: "loss", label: "Loss", title: "loss, nats", values: model.losses, ...lossScale(models) }];
+  const measure = (key, label, title, values, scale) => ({ key, label, title, values, ...scale });
+  const found = [measure("loss", "Loss", "loss, nats", model.losses, lossScale(models))];
   if (model.layers) {
-    const scale = scaleOf(models.map(({ layers }) => layers ?? []));
-    found.push({ key: "layers", label: "Halting depth", title: "layers taken", values: model.layers, ...scale });
+    const all = models.map(({ layers }) => layers ?? []);
+    found.push(measure("layers", "Halting depth", "layers taken", model.layers, scaleOf(all)));
   }
   if (router && router.numRepeats > 1) {
-    const scale = scaleOf(alike(models, router).map(({ distinct }) => distinct));
-    const title = "distinct experts over all depths";
-    found.push({ key: "distinct", label: "Distinct experts", title, values: router.distinct, ...scale });
+    const all = alike(models, router).map(({ distinct }) => distinct);
+    found.push(measure("distinct", "Distinct experts", "distinct experts", router.distinct, scaleOf(all)));
   }
   if (column !== null) {
-    const [name, high] = [nameOf(router, column), router.numRepeats];
-    const title = `number of depths that choose ${name}`;
-    found.push({ key: "use", label: name, title, values: usesOf(router, column), low: 0, high, ends: ["0", high] });
+    const [name, values] = [nameOf(router, column), usesOf(router, column)];
+    found.push(measure("use", name, `depths that choose ${name}`, values, scaleOf([[0, router.numRepeats]])));
   }
   return found;
 }

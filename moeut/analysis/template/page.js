@@ -70,7 +70,6 @@ function setColumn(column) {
   setMeasure(state.measure);
   showToken();
   byId("profile").hidden = column === null;
-  byId("hint").hidden = column !== null;
   if (router()) showMap({ column });
   if (column === null) return;
   const [here, tokens] = [usesOf(router(), column).filter(Boolean).length, router().topTokens[column]];
