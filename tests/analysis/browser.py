@@ -1,33 +1,26 @@
-"""How does a test look at a page? In Chromium without a window, where it is installed."""
+"""How does a test look at a page? In a browser, as benchmarks/page.py does."""
 
-import shutil
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
-from selenium.webdriver import Chrome, ChromeOptions
-from selenium.webdriver.chrome.service import Service
+from selenium.webdriver import Chrome
 from selenium.webdriver.remote.webelement import WebElement
 
 from moeut.analysis.page import PageModel, page
 
-OPTIONS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update",
-    "--disable-background-networking", "--disable-sync", "--window-size=1300,900",
-)  # fmt: skip
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 def start(profile: Path) -> Chrome:
-    """A browser that writes its own files into `profile`; skips the test where there is none."""
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if browser is None or driver is None:
-        pytest.skip("needs Chromium: apt-get install chromium chromium-driver")
-    options = ChromeOptions()
-    options.binary_location = browser
-    for option in (*OPTIONS, f"--user-data-dir={profile}"):
-        options.add_argument(option)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    return Chrome(options, Service(driver))
+    """The browser of the benchmarks; skips the test where there is none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        try:
+            return import_module("measure.browser").start(profile)
+        except FileNotFoundError as error:
+            pytest.skip(str(error))
 
 
 class View:

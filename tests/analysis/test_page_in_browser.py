@@ -94,7 +94,7 @@ def test_the_text_is_all_there(view: View):
     view.open(model(reading()))
     shown = view.run("return document.getElementById('text').textContent")
     assert shown == "".join(SENTENCE * 5).replace("\n", "↵\n")
-    assert view.text("#summary") == "60 tokens, 6 executed layers"
+    assert view.text("#summary") == "Tokens: 60. Executed layers: 6."
     assert view.run("return performance.getEntriesByType('resource').length") == 0
 
 
@@ -131,7 +131,7 @@ def test_clicking_an_expert_shows_its_tokens_its_depths_and_its_top_tokens(view:
     uses = (read.routers[FEED_FORWARD].experts == 0).sum((1, 2, 3))
     marked = [span.get_attribute("class") == "uses" for span in view.all("#text span")]
     assert marked == (uses > 0).tolist()
-    assert view.text("#name") == f"expert 0, chosen for {(uses > 0).sum()} tokens of this text"
+    assert view.text("#name") == f"expert 0, chosen for {(uses > 0).sum()} of 60 tokens of this text"
     usage = shown.profiles[FEED_FORWARD].usage[:, 0]
     shares = usage[:, 0] / usage.sum(1)
     assert [row.text.split()[0] for row in view.all("#bars tr")] == ["0", "2", "4"]
@@ -297,7 +297,7 @@ def test_a_model_with_experts_beside_one_without(view: View):
 
 def test_one_token(view: View):
     view.open(model(reading(["a"])))
-    assert view.text("#summary") == "1 token, 6 executed layers"
+    assert view.text("#summary") == "Tokens: 1. Executed layers: 6."
     view.all("#choices .chip")[0].click()
     assert len(view.all("#text .uses")) == 1
 

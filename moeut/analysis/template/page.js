@@ -23,7 +23,7 @@ function setModel(index) {
   state.model = index;
   const { pieces, numLayers, routers } = model();
   state.token = Math.min(state.token, pieces.length - 1);
-  byId("summary").textContent = `${WHOLE.format(pieces.length)} tokens, ${numLayers} executed layers`;
+  byId("summary").textContent = `Tokens: ${WHOLE.format(pieces.length)}. Executed layers: ${numLayers}.`;
   const token = (piece) => make("span", { role: "option", tabIndex: -1 }, visible(piece));
   byId("text").replaceChildren(...pieces.map(token));
   byId("text").children[state.token].tabIndex = 0;
@@ -72,11 +72,12 @@ function setColumn(column) {
   byId("profile").hidden = column === null;
   if (router()) showMap({ column });
   if (column === null) return;
-  const [here, tokens] = [usesOf(router(), column).filter(Boolean).length, router().topTokens[column]];
-  byId("name").textContent = `${nameOf(router(), column)}, chosen for ${WHOLE.format(here)} tokens of this text`;
+  const here = usesOf(router(), column).filter(Boolean).length;
+  const ofAll = `${WHOLE.format(here)} of ${WHOLE.format(router().numTokens)} tokens`;
+  byId("name").textContent = `${nameOf(router(), column)}, chosen for ${ofAll} of this text`;
   byId("bars").replaceChildren(...barsOf(router(), column));
   const item = ([piece, lift]) => make("li", {}, make("code", {}, inOneLine(piece)), ` ×${NUMBER.format(lift)}`);
-  byId("top").replaceChildren(...tokens.map(item));
+  byId("top").replaceChildren(...router().topTokens[column].map(item));
 }
 
 function setMeasure(key) {
