@@ -131,7 +131,7 @@ def test_clicking_an_expert_shows_its_tokens_its_depths_and_its_top_tokens(view:
     uses = (read.routers[FEED_FORWARD].experts == 0).sum((1, 2, 3))
     marked = [span.get_attribute("class") == "uses" for span in view.all("#text span")]
     assert marked == (uses > 0).tolist()
-    assert view.text("#name") == f"expert 0, chosen for {(uses > 0).sum()} of 60 tokens of this text"
+    assert view.text("#name") == f"expert 0: {(uses > 0).sum()} of this text’s tokens choose it"
     usage = shown.profiles[FEED_FORWARD].usage[:, 0]
     shares = usage[:, 0] / usage.sum(1)
     assert [row.text.split()[0] for row in view.all("#bars tr")] == ["0", "2", "4"]
@@ -206,7 +206,7 @@ def test_experts_are_within_reach_of_the_keyboard(view: View):
     chip = press(view, Keys.DOWN, Keys.RIGHT)
     assert chip.text == rows[1][1]
     press(view, Keys.ENTER)
-    assert view.text("#name").startswith(f"head 1, expert {rows[1][1]}, ")
+    assert view.text("#name").startswith(f"head 1, expert {rows[1][1]}: ")
     assert view.driver.switch_to.active_element == chip
     assert "token 6 of 60" in view.text("#facts")
     press(view, Keys.ESCAPE)
@@ -224,13 +224,13 @@ def test_the_map_says_what_is_under_the_pointer_and_the_cursor(view: View):
     assert view.text("#cell").startswith("Depth 2, expert 2: ")
     assert view.text("#cell").endswith(f", {usage[1, 2]} times")
     press(view, Keys.ENTER)
-    assert view.text("#name").startswith("expert 2, ")
+    assert view.text("#name").startswith("expert 2: ")
     press(view, *[Keys.RIGHT] * 20, *[Keys.DOWN] * 5)
     assert view.text("#cell") == "Depth 4, expert 11: 0%, 0 times"
     left, top = (canvas.size["width"] // 2, canvas.size["height"] // 2)
     ActionChains(view.driver).move_to_element_with_offset(canvas, 34 + 18 - left, 9 - top).click().perform()
     assert view.text("#cell").endswith(f", {usage[0, 0]} times")
-    assert view.text("#name").startswith("expert 0, ")
+    assert view.text("#name").startswith("expert 0: ")
 
 
 def test_columns_from_early_to_late(view: View):

@@ -73,8 +73,7 @@ function setColumn(column) {
   if (router()) showMap({ column });
   if (column === null) return;
   const here = usesOf(router(), column).filter(Boolean).length;
-  const ofAll = `${WHOLE.format(here)} of ${WHOLE.format(router().numTokens)} tokens`;
-  byId("name").textContent = `${nameOf(router(), column)}, chosen for ${ofAll} of this text`;
+  byId("name").textContent = `${nameOf(router(), column)}: ${WHOLE.format(here)} of this text’s tokens choose it`;
   byId("bars").replaceChildren(...barsOf(router(), column));
   const item = ([piece, lift]) => make("li", {}, make("code", {}, inOneLine(piece)), ` ×${NUMBER.format(lift)}`);
   byId("top").replaceChildren(...router().topTokens[column].map(item));
