@@ -190,7 +190,7 @@ def test_arrow_keys_go_through_the_text(view: View):
     assert press(view, Keys.RIGHT, Keys.RIGHT) == token(view, 2)
     assert "token 3 of 60" in view.text("#facts")
     assert press(view, Keys.DOWN) == token(view, 6)  # the text has four tokens and a line's end in its first line
-    assert press(view, Keys.UP).text in (" brown".strip(), "quick")
+    assert press(view, Keys.UP) == token(view, 2)
     assert press(view, Keys.LEFT, Keys.HOME) == token(view, 0)
     assert press(view, Keys.LEFT, Keys.UP) == token(view, 0)
     assert press(view, Keys.END, Keys.RIGHT, Keys.DOWN) == token(view, 59)
