@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from moeut.analysis import measures, plots
 from moeut.analysis.plots import Grid, Panel
 from moeut.analysis.recording import Recording
-from moeut.analysis.routers import POSITION_RANGES, RouterRecording
+from moeut.analysis.selections import POSITION_RANGES, RouterRecording
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -57,7 +57,7 @@ def distinct_share(counts: Integers) -> Floats:
 def overlap(sums: Floats, positions: Integers) -> Floats:
     """IoU_ll′ = mean over positions, then over groups, of |S_l ∩ S_l′| / |S_l ∪ S_l′|: do depths share their experts?
 
-    sums, positions: [G, R, R] as in `moeut.analysis.routers.RouterRecording` → [R, R]; NaN where no position selected
+    sums, positions: [G, R, R] as in `moeut.analysis.selections.RouterRecording` → [R, R]; NaN where no position selected
     anything at both depths.
     """
     return ratio(sums, positions).mean(axis=0)

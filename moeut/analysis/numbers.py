@@ -11,7 +11,7 @@ import numpy as np
 from moeut.analysis import measures
 from moeut.analysis.figures import position_names, side_by_side
 from moeut.analysis.recording import Recording
-from moeut.analysis.routers import RouterRecording
+from moeut.analysis.selections import RouterRecording
 
 Row = dict[str, Any]
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from moeut.analysis.routers import RouterRecording, position_ranges, router_tallies
+from moeut.analysis.selections import RouterRecording, position_ranges, router_tallies
 from moeut.analysis.stream import HaltingRecording, HaltingTally, StreamRecording, StreamTally
 from moeut.model.language_model import LanguageModel
 from moeut.settings import IGNORED_TARGET
@@ -60,7 +60,7 @@ def record(model: LanguageModel, texts: Mapping[str, Iterable[Batch]], *, sample
     Raises ValueError where there is nothing to read.
     """
     device = model.embedding.weight.device
-    routers = list(router_tallies(model, len(texts)))
+    routers = router_tallies(model, len(texts))
     stream, halting = StreamTally(model), None if model.config.halting is None else HaltingTally(model)
     token_counts = torch.zeros(model.config.vocab_size, dtype=torch.int64, device=device)
     nats, seen = torch.zeros((), dtype=torch.float64, device=device), 0

@@ -4,7 +4,7 @@ Letters: N positions, V vocabulary, R repeats of a layer, S sources, P ranges of
 in a feed-forward layer), E experts in a group, K selected.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from moeut.analysis.reading import routers
 from moeut.model.language_model import LanguageModel
 from moeut.model.routing import Router, Selection
 from moeut.model.softmax_routing import SoftmaxRouter
@@ -47,9 +48,9 @@ class RouterRecording:
 class RouterTally:
     """The sums of a `RouterRecording` on the model's device, with one expert more in each group, which is nobody."""
 
-    def __init__(self, router: Router | SoftmaxRouter, layer: int, depths: Sequence[int], vocab_size: int, sources: int):
+    def __init__(self, router: Router | SoftmaxRouter, layer: int, depths: tuple[int, ...], vocab_size: int, sources: int):
         device, repeats = router.weight.device, len(depths)
-        self.name, self.layer, self.depths = router.name, layer, tuple(depths)
+        self.name, self.layer, self.depths = router.name, layer, depths
         self.num_experts_per_tok = router.config.num_experts_per_tok
         self.nobody = router.config.num_experts
         groups, width = router.weight.shape[0] // self.nobody, self.nobody + 1
@@ -86,13 +87,11 @@ class RouterTally:
         )  # fmt: skip
 
 
-def router_tallies(model: LanguageModel, sources: int) -> Iterator[RouterTally]:
+def router_tallies(model: LanguageModel, sources: int) -> list[RouterTally]:
     """A tally for each router of each shared layer, in the order in which they select."""
-    for index, layer in enumerate(model.stack.layers):
-        depths = [depth for depth, at_depth in enumerate(model.config.schedule) if at_depth == index]
-        for router in layer.modules():
-            if isinstance(router, Router | SoftmaxRouter):
-                yield RouterTally(router, index, depths, model.config.vocab_size, sources)
+    return [
+        RouterTally(router, layer, depths, model.config.vocab_size, sources) for layer, depths, router in routers(model)
+    ]
 
 
 def count(table: Tensor, rows: Tensor, experts: Tensor) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from looked_at import DENSE, MOEUT, SUT, VOCAB_SIZE, batches, build
 
-from moeut.analysis.routers import POSITION_RANGES, count, overlaps, position_ranges, router_tallies
+from moeut.analysis.selections import POSITION_RANGES, count, overlaps, position_ranges, router_tallies
 
 
 def test_counting_by_hand():
@@ -60,7 +60,7 @@ def test_ranges_double():
 def test_a_tally_counts_what_the_model_selected(config):
     """Selection by selection, with those of halted tokens left out, for every router of every layer."""
     model = build(config).eval()
-    tallies = list(router_tallies(model, 2))
+    tallies = router_tallies(model, 2)
     [(inputs, _), (others, _)] = batches()
     expected = {(tally.layer, tally.name): np.zeros(tally.counts.shape, np.int64) for tally in tallies}
     placed = {(tally.layer, tally.name): np.zeros(tally.place_counts.shape, np.int64) for tally in tallies}
@@ -89,4 +89,4 @@ def test_a_tally_counts_what_the_model_selected(config):
 
 
 def test_no_experts_no_tallies():
-    assert list(router_tallies(build(DENSE), 1)) == []
+    assert router_tallies(build(DENSE), 1) == []
