@@ -13,6 +13,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import get_args
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from moeut.analysis import record
 from moeut.data.sampler import evaluation_batches
 from moeut.data.tokens import TokenStream
 from moeut.evaluation.perplexity import evaluate
+from moeut.experts import ExpertBackend
 from moeut.presets import run_preset
 
 AIM = 1.5
@@ -30,7 +32,7 @@ BATCH_SIZE = 8
 
 
 def measure(
-    preset: str, tokens: int, context_length: int, backend: str, repetitions: int, clock: Callable[[], float]
+    preset: str, tokens: int, context_length: int, backend: ExpertBackend, repetitions: int, clock: Callable[[], float]
 ) -> dict[str, float]:
     """Seconds of an `evaluation` and of a `recording`."""
     model = build(preset, backend)
@@ -47,7 +49,7 @@ def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presets", nargs="+", default=["nano", "tiny", "sut-tiny", "moeut-44m"])
     parser.add_argument("--tokens", type=int, default=16384)
-    parser.add_argument("--expert-backend", default="native")
+    parser.add_argument("--expert-backend", choices=get_args(ExpertBackend), default="native")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")

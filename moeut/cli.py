@@ -174,10 +174,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="a prepared folder or text files, may be repeated (default: what the first run was trained on, held out)",
     )  # fmt: skip
     sub.add_argument("--by-source", action="store_true", help="each source of a prepared folder, and each file, apart")
-    sub.add_argument("--tokens", type=_positive, default=1_000_000, metavar="N", help="read at most so many (%(default)s)")
     sub.add_argument(
-        "--context-length", type=_positive, metavar="N", help="tokens a block (default: as in training)"
+        "--tokens", type=_positive, default=1_000_000, metavar="N", help="read at most so many (%(default)s)"
     )
+    sub.add_argument("--context-length", type=_positive, metavar="N", help="tokens a block (default: as in training)")
     sub.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="blocks at a time (%(default)s)")
     sub.add_argument("--out", type=Path, default=Path("analysis"), metavar="DIR", help="folder to write (%(default)s)")
     repeats(sub)

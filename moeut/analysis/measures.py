@@ -1,8 +1,8 @@
 """What do counts of selections say? Each measure a function of arrays; 0/0 is NaN everywhere.
 
-The figures that the paper shows of its experts are `layer_preference`, `distinct_experts` and `overlap`, as its analysis
-code computes them. Letters: R repeats of a layer, V vocabulary, G groups of experts (heads; 1 in a feed-forward layer),
-E experts in a group, X = G·E all of them, C any cases (tokens, positions, sources).
+The figures that the paper shows of its experts are `layer_preference`, `distinct_experts` and `overlap`, as its
+analysis code computes them. Letters: R repeats of a layer, V vocabulary, G groups of experts (heads; 1 in a feed-forward
+layer), E experts in a group, X = G·E all of them, C any cases (tokens, positions, sources).
 """
 
 from typing import Any, NamedTuple
@@ -50,15 +50,15 @@ def ranked(distinct: Integers) -> NDArray[np.integer[Any]]:
 
 
 def distinct_share(counts: Integers) -> Floats:
-    """n_lv / (number of experts selected for token v at any depth of the layer). [R, V, X] → [R, V]; NaN if none was."""
+    """n_lv / (number of experts selected for v at any depth of the layer). [R, V, X] → [R, V]; NaN if none was."""
     return ratio(distinct_experts(counts), np.count_nonzero(counts.any(axis=0), axis=-1))
 
 
 def overlap(sums: Floats, positions: Integers) -> Floats:
     """IoU_ll′ = mean over positions, then over groups, of |S_l ∩ S_l′| / |S_l ∪ S_l′|: do depths share their experts?
 
-    sums, positions: [G, R, R] as in `moeut.analysis.selections.RouterRecording` → [R, R]; NaN where no position selected
-    anything at both depths.
+    sums, positions: [G, R, R] as in `moeut.analysis.selections.RouterRecording` → [R, R]; NaN where no position
+    selected anything at both depths.
     """
     return ratio(sums, positions).mean(axis=0)
 

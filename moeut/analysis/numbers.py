@@ -10,6 +10,7 @@ import numpy as np
 
 from moeut.analysis import measures
 from moeut.analysis.figures import position_names, side_by_side
+from moeut.analysis.page import RouterProfile
 from moeut.analysis.recording import Recording
 from moeut.analysis.selections import RouterRecording
 
@@ -49,6 +50,22 @@ def summary(recordings: Mapping[str, Recording], rows: Sequence[Row]) -> list[li
         name = f"{model}{row['layer']}.{row['router']}"
         cells.append([name, f"{row['num_experts_per_tok']} of {experts}", f"{row['dead_experts']:,}", *figures])
     return cells
+
+
+def profiles(recording: Recording, pieces: Sequence[str]) -> list[RouterProfile]:
+    """What the page shows of each router beside the text. pieces: the text of each token."""
+    found: list[RouterProfile] = []
+    for router in recording.routers:
+        counts = router.counts.sum(axis=0)
+        top = [
+            [
+                [(pieces[token], lift) for token, lift in zip(of.tokens.tolist(), of.lifts.tolist(), strict=True)]
+                for of in measures.top_tokens(counts[:, group])
+            ]
+            for group in range(counts.shape[1])
+        ]
+        found.append(RouterProfile(router.layer, router.name, router.counts.sum(axis=1), top))
+    return found
 
 
 def _of_router(router: RouterRecording, recording: Recording, pieces: Sequence[str]) -> dict[str, list[Row]]:
@@ -117,10 +134,10 @@ def _experts(router: RouterRecording) -> Iterator[Row]:
 def _top_tokens(router: RouterRecording, pieces: Sequence[str]) -> Iterator[Row]:
     experts = router.counts.shape[-1]
     for number, top in enumerate(measures.top_tokens(side_by_side(router.counts.sum(axis=0)))):
-        for rank, (token, uses, lift) in enumerate(zip(*top, strict=True)):
+        for rank, (token, uses, lift) in enumerate(zip(*(of.tolist() for of in top), strict=True)):
             yield {
-                "group": number // experts, "expert": number % experts, "rank": rank, "token": int(token),
-                "text": pieces[token], "uses": int(uses), "lift": lift,
+                "group": number // experts, "expert": number % experts, "rank": rank, "token": token,
+                "text": pieces[token], "uses": uses, "lift": lift,
             }  # fmt: skip
 
 
@@ -129,9 +146,9 @@ def _tokens(router: RouterRecording, recording: Recording, pieces: Sequence[str]
     counts = side_by_side(router.counts[:, read])
     distinct = measures.distinct_experts(counts)
     in_all = np.count_nonzero(counts.any(axis=0), axis=-1)
-    for column, token in enumerate(read):
+    for column, token in enumerate(read.tolist()):
         yield {
-            "token": int(token), "text": pieces[token], "occurrences": int(recording.token_counts[token]),
+            "token": token, "text": pieces[token], "occurrences": int(recording.token_counts[token]),
             "distinct_experts": distinct[:, column].tolist(), "in_all": int(in_all[column]),
         }  # fmt: skip
 
@@ -149,9 +166,9 @@ def _of_stream(recording: Recording) -> Iterator[Row]:
 
 def _of_halting(recording: Recording, pieces: Sequence[str]) -> Iterator[Row]:
     assert recording.halting is not None
-    for token in np.flatnonzero(recording.token_counts):
+    for token in np.flatnonzero(recording.token_counts).tolist():
         yield {
-            "token": int(token), "text": pieces[token], "occurrences": int(recording.token_counts[token]),
+            "token": token, "text": pieces[token], "occurrences": int(recording.token_counts[token]),
             "expected_layers": recording.halting.by_token[token],
         }  # fmt: skip
 

@@ -52,7 +52,12 @@ def experts_across_depth(grid: Grid) -> "Figure":
 
     grid = [[panel and ordered(panel) for panel in row] for row in grid]
     return _heat_maps(
-        grid, x="expert, early to late", y="executed layer", colour="share of its uses", low=0, high=_numbers(grid).max(initial=0) or 1
+        grid,
+        x="expert, early to late",
+        y="executed layer",
+        colour="share of its uses",
+        low=0,
+        high=_numbers(grid).max(initial=0) or 1,
     )
 
 
@@ -92,7 +97,9 @@ def distinct_by_rank(panels: Sequence[Panel]) -> "Figure":
             rows = chosen(len(panel.rows), CURVES)
             for number, row in enumerate(rows):
                 curve = ranked(panel.values[row])[:RANKS]
-                axes.plot(np.arange(1, len(curve) + 1), curve, color=_shade(number, len(rows)), label=str(panel.rows[row]))
+                axes.plot(
+                    np.arange(1, len(curve) + 1), curve, color=_shade(number, len(rows)), label=str(panel.rows[row])
+                )
             axes.set(xlabel="token, by number of experts", ylabel="distinct experts", title=panel.title, ylim=(0, None))
             axes.legend(title="executed layer")
     return figure
@@ -170,7 +177,7 @@ def _drawing(rows: int, columns: int, inches: float) -> Iterator[tuple["Figure",
         from matplotlib.figure import Figure
     except ImportError:
         raise ValueError("plots need matplotlib: pip install 'moeut[plot]'") from None
-    style = {
+    style: Any = {
         "font.size": NORMAL, "axes.titlesize": NORMAL, "axes.labelsize": NORMAL, "legend.fontsize": SMALL,
         "legend.title_fontsize": SMALL, "legend.frameon": False, "axes.linewidth": 0.6, "lines.linewidth": 1.2,
         "lines.markersize": 3, "axes.spines.top": False, "axes.spines.right": False, "image.interpolation": "nearest",
@@ -228,9 +235,7 @@ def _write_numbers(axes: "Axes", values: Floats, low: float, high: float) -> Non
     for (row, column), value in np.ndenumerate(values):
         light = value > (low + high) / 2
         text = "–" if np.isnan(value) else f"{value:.2f}"
-        axes.text(
-            column, row, text, ha="center", va="center", fontsize=SMALL - 1, color="black" if light else "white"
-        )
+        axes.text(column, row, text, ha="center", va="center", fontsize=SMALL - 1, color="black" if light else "white")
 
 
 def _present(grid: Grid) -> list[Panel]:

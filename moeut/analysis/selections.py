@@ -1,7 +1,7 @@
 """What did a router select, at which depth, for which token, where in the text? Counted while the text goes by.
 
-Letters: N positions, V vocabulary, R repeats of a layer, S sources, P ranges of positions, G groups of experts (heads; 1
-in a feed-forward layer), E experts in a group, K selected.
+Letters: N positions, V vocabulary, R repeats of a layer, S sources, P ranges of positions, G groups of experts (heads;
+1 in a feed-forward layer), E experts in a group, K selected.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,16 +48,16 @@ class RouterRecording:
 class RouterTally:
     """The sums of a `RouterRecording` on the model's device, with one expert more in each group, which is nobody."""
 
-    def __init__(self, router: Router | SoftmaxRouter, layer: int, depths: tuple[int, ...], vocab_size: int, sources: int):
+    def __init__(
+        self, router: Router | SoftmaxRouter, layer: int, depths: tuple[int, ...], vocab_size: int, sources: int
+    ):
         device, repeats = router.weight.device, len(depths)
         self.name, self.layer, self.depths = router.name, layer, depths
         self.num_experts_per_tok = router.config.num_experts_per_tok
         self.nobody = router.config.num_experts
         groups, width = router.weight.shape[0] // self.nobody, self.nobody + 1
         self.counts = torch.zeros(repeats, vocab_size, groups, width, dtype=torch.int32, device=device)
-        self.place_counts = torch.zeros(
-            sources, POSITION_RANGES, groups, width, dtype=torch.int64, device=device
-        )
+        self.place_counts = torch.zeros(sources, POSITION_RANGES, groups, width, dtype=torch.int64, device=device)
         self.overlap = torch.zeros(groups, repeats, repeats, dtype=torch.float64, device=device)
         self.overlap_positions = torch.zeros(groups, repeats, repeats, dtype=torch.int64, device=device)
 

@@ -14,16 +14,22 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 
 from moeut.analysis.figures import figures
-from moeut.analysis.numbers import Row, summary, tables
+from moeut.analysis.numbers import Row, profiles, summary, tables
+from moeut.analysis.page import PageModel, page
+from moeut.analysis.reading import MAX_TOKENS, read
+from moeut.analysis.reading import Reading as TextReading
 from moeut.analysis.recording import Batch, Recording, record
 from moeut.data.sampler import evaluation_batches
+from moeut.data.tokenizer import load_tokenizer
 from moeut.data.tokens import TokenStream
 from moeut.data.workplace import clear, publish, recover, workplace
 from moeut.evaluation.subject import Subject
@@ -36,8 +42,10 @@ from moeut.model.tensor_files import write_json
 from moeut.settings import IGNORED_TARGET
 from moeut.training.progress import Progress
 
-ANALYSIS = "analysis.json"
+ANALYSIS, PAGE = "analysis.json", "index.html"
 PNG_DPI = 300
+Sources = Mapping[str, Sequence[TokenStream]]
+"""The texts of each source, by its name, in the tokens of one model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +81,8 @@ def analyse(names: Sequence[str], plan: AnalysisPlan, out: Path, progress: Progr
     _refuse_what_is_in_the_way(out)
     paths = plan.texts or (data_of_run(names[0]),)
     subjects = {name: _open(name, plan.reading, paths) for name in names}
-    recordings = {name: _record(subject, plan, paths, progress) for name, subject in subjects.items()}
+    sources = {name: _sources(subject, plan, paths) for name, subject in subjects.items()}
+    recordings = {name: _record(subject, sources[name], plan, progress) for name, subject in subjects.items()}
     pieces = {
         name: [subject.decode([token]) for token in range(len(recordings[name].token_counts))]
         for name, subject in subjects.items()
@@ -87,7 +96,13 @@ def analyse(names: Sequence[str], plan: AnalysisPlan, out: Path, progress: Progr
         "versions": installed_versions(),
         "routers": numbers.get("routers", []),
     }
-    _write(out, recordings, numbers, facts, progress)
+    example = _example(subjects[names[0]], sources[names[0]])
+    models = [
+        PageModel(name, _read(subject, example), profiles(recordings[name], pieces[name]))
+        for name, subject in subjects.items()
+    ]
+    corpus = f"{recordings[names[0]].tokens:,} tokens of {', '.join(sources[names[0]])}"
+    _write(out, recordings, numbers, page(models, corpus), facts, progress)
     return Analysed({"folder": str(out), **facts}, _lines(recordings, numbers, out))
 
 
@@ -106,13 +121,15 @@ def _open(name: str, reading: Reading, paths: Sequence[Path]) -> Subject:
     return subject
 
 
-def _record(subject: Subject, plan: AnalysisPlan, paths: Sequence[Path], progress: Progress) -> Recording:
+def _sources(subject: Subject, plan: AnalysisPlan, paths: Sequence[Path]) -> Sources:
     if plan.by_source:
-        texts = {name: [stream] for name, stream in streams(paths, subject, by_source=True).items()}
-    else:
-        texts = {str(path): list(streams([path], subject).values()) for path in paths}
-    most = max(1, plan.tokens // len(texts))
-    texts = {name: _beginning(of_source, most) for name, of_source in texts.items()}
+        return {name: [stream] for name, stream in streams(paths, subject, by_source=True).items()}
+    return {str(path): list(streams([path], subject).values()) for path in paths}
+
+
+def _record(subject: Subject, sources: Sources, plan: AnalysisPlan, progress: Progress) -> Recording:
+    most = max(1, plan.tokens // len(sources))
+    texts = {name: _beginning(of_source, most) for name, of_source in sources.items()}
     total = sum(len(stream) - 1 for stream in chain(*texts.values()))
     done = 0
 
@@ -138,6 +155,22 @@ def _beginning(texts: Sequence[TokenStream], most: int) -> list[TokenStream]:
     return kept
 
 
+def _example(subject: Subject, sources: Sources) -> str:
+    """The text of the page: the first document that fills it, or the longest one there is."""
+    found = [
+        (min(int(length), MAX_TOKENS), stream, number)
+        for stream in chain(*sources.values())
+        for number, length in enumerate(np.diff(stream.documents[:, 0], append=len(stream)))
+    ]
+    _, stream, number = max(found, key=itemgetter(0))
+    return subject.decode(stream.document_tokens(number)[:MAX_TOKENS].tolist())
+
+
+def _read(subject: Subject, text: str) -> TextReading:
+    assert isinstance(subject.model, LanguageModel)
+    return read(subject.model, load_tokenizer(subject.tokenizer_folder), text, subject.context_length)
+
+
 def _described(subject: Subject, recording: Recording) -> dict[str, Any]:
     return {
         "name": subject.name, **subject.facts, "context_length": subject.context_length, "tokens": recording.tokens,
@@ -146,14 +179,16 @@ def _described(subject: Subject, recording: Recording) -> dict[str, Any]:
 
 
 def _write(
-    out: Path, recordings: Mapping[str, Recording], numbers: Mapping[str, list[Row]], facts: dict[str, Any],
-    progress: Progress,
+    out: Path, recordings: Mapping[str, Recording], numbers: Mapping[str, list[Row]], html: str,
+    facts: dict[str, Any], progress: Progress,
 ) -> None:  # fmt: skip
     with workplace(out) as partial:
         clear(partial)
         try:
             _write_figures(partial / "figures", recordings, progress)
             _write_tables(partial / "tables", numbers)
+            with replacing(partial / PAGE) as file:
+                file.write_text(html, encoding="utf-8")
             write_json(partial / ANALYSIS, facts)
             publish(partial, out)
         except BaseException:

@@ -1,6 +1,7 @@
 """Does every model get the figures that there is something to show in, and no others?"""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from looked_at import DENSE, MOEUT, SUT, batches, build
@@ -23,7 +24,7 @@ def test_a_moeut_has_all_but_halting():
     routers = ("attention_value", "attention_output", "feed_forward")
     assert found.keys() == STREAM | names(OF_ROUTERS | OF_REPEATS | {"source"}, *routers)
     preference = found["experts_across_depth-attention_value"]
-    shown = [axes for axes in preference.axes if axes.images]
+    shown: list[Any] = [axes for axes in preference.axes if axes.images]
     assert [axes.get_title() for axes in shown] == ["mine, layer 0", "mine, layer 1"]
     assert shown[1].images[0].get_array().shape == (3, 2 * 3), "three repeats; three experts in each of two heads"
     assert [label.get_text() for label in shown[1].get_yticklabels()] == ["1", "3", "5"]
@@ -42,7 +43,11 @@ def test_what_there_is_nothing_to_show_in_is_left_out():
 
 def test_models_of_different_routers_side_by_side():
     text = {"text": list(batches())}
-    recordings = {"moeut": record(build(MOEUT), text), "sut": record(build(SUT), text), "dense": record(build(DENSE), text)}
+    recordings = {
+        "moeut": record(build(MOEUT), text),
+        "sut": record(build(SUT), text),
+        "dense": record(build(DENSE), text),
+    }
     assert router_names(recordings) == ["attention_value", "attention_output", "feed_forward", "attention"]
     found = dict(figures(recordings))
     shown = [axes.get_title() for axes in found["overlap-feed_forward"].axes if axes.images]

@@ -18,6 +18,11 @@ def images(figure: Any) -> list[Any]:
     return [axes.images[0] for axes in figure.axes if axes.images]
 
 
+def curves(figure: Any, number: int = 0) -> list[Any]:
+    """The curves of one of a figure's axes."""
+    return figure.axes[number].get_lines()
+
+
 def drawn(figure: Any) -> bytes:
     """A figure as a picture; whatever cannot be drawn fails here."""
     file = io.BytesIO()
@@ -46,7 +51,10 @@ def test_experts_are_drawn_in_the_papers_order_and_dead_ones_grey():
 def test_panels_share_a_scale_and_may_be_missing():
     small, large = np.full((2, 3), 0.1), np.full((2, 3), 0.5)
     figure = plots.experts_across_depth(
-        [[Panel("a, layer 0", small, [0, 1]), Panel("b, layer 0", large, [0, 2])], [None, Panel("b, layer 1", large, [1, 3])]]
+        [
+            [Panel("a, layer 0", small, [0, 1]), Panel("b, layer 0", large, [0, 2])],
+            [None, Panel("b, layer 1", large, [1, 3])],
+        ]
     )
     assert {image.norm.vmax for image in images(figure)} == {0.5}
     assert [image.axes.get_title() for image in images(figure)] == ["a, layer 0", "b, layer 0", "b, layer 1"]
@@ -82,18 +90,18 @@ def test_lifts_are_logarithms_that_end():
 def test_curves_of_distinct_experts():
     distinct = np.array([[3, 0, 1], [0, 0, 0], [2, 2, 2]])
     figure = plots.distinct_by_rank([Panel("mine", distinct, [0, 1, 2])])
-    lines = figure.axes[0].get_lines()
+    lines = curves(figure)
     assert [line.get_ydata().tolist() for line in lines] == [[1, 3], [], [2, 2, 2]]
     assert [line.get_label() for line in lines] == ["0", "1", "2"]
     many = plots.distinct_by_rank([Panel("mine", np.ones((18, 2000), np.int64), range(18))])
-    assert [line.get_label() for line in many.axes[0].get_lines()] == ["0", "4", "8", "13", "17"]
-    assert {len(line.get_ydata()) for line in many.axes[0].get_lines()} == {1000}
+    assert [line.get_label() for line in curves(many)] == ["0", "4", "8", "13", "17"]
+    assert {len(line.get_ydata()) for line in curves(many)} == {1000}
     drawn(figure)
 
 
 def test_usage_is_relative_to_even_use():
     figure = plots.usage_by_rank([Panel("mine", np.array([[0, 6, 2, 0], [2, 2, 2, 2]]), [0, 1])])
-    first, second, _ = figure.axes[0].get_lines()
+    first, second, _ = curves(figure)
     assert first.get_ydata().tolist() == [3, 1]
     assert first.get_xdata().tolist() == [25, 50]
     assert second.get_ydata().tolist() == [1, 1, 1, 1]
@@ -106,10 +114,11 @@ def test_several_models_in_one_picture():
     assert [len(axes.get_lines()) for axes in figure.axes] == [4, 2]
     drawn(figure)
     lens = plots.logit_lens({"a": np.array([9.0, 3]), "b": np.array([9.0, 4, 2])})
-    assert [line.get_ydata().tolist() for line in lens.axes[0].get_lines()] == [[9, 3], [9, 4, 2]]
+    assert [line.get_ydata().tolist() for line in curves(lens)] == [[9, 3], [9, 4, 2]]
     drawn(lens)
     halting = plots.halting_depths({"a": np.array([1, 3])})
-    assert halting.axes[0].patches[0].get_data().values.tolist() == [25, 75]
+    steps: Any = halting.axes[0].patches[0]
+    assert steps.get_data().values.tolist() == [25, 75]
     drawn(halting)
 
 

@@ -51,7 +51,10 @@ def test_what_is_not_scored_counts_nowhere():
             more[:-1, :9], nothing[:-1, :9] = inputs, targets
             yield more, nothing
 
-    plain, padded = record(model, {"text": batches()}, sample_every=1), record(model, {"text": filled()}, sample_every=1)
+    plain, padded = (
+        record(model, {"text": batches()}, sample_every=1),
+        record(model, {"text": filled()}, sample_every=1),
+    )
     assert padded.tokens == plain.tokens == 54
     assert padded.cross_entropy == pytest.approx(plain.cross_entropy)
     assert padded.stream.positions == plain.stream.positions
