@@ -1,8 +1,8 @@
 """What do counts of selections say? Each measure a function of arrays; 0/0 is NaN everywhere.
 
-The figures that the paper shows of its experts are `layer_preference`, `distinct_experts` and `overlap`, as its
-analysis code computes them. Letters: R repeats of a layer, V vocabulary, G groups of experts (heads; 1 in a feed-forward
-layer), E experts in a group, X = G·E all of them, C any cases (tokens, positions, sources).
+The paper's figures of its experts are `layer_preference`, `distinct_experts` and `overlap`, as its analysis code
+computes them. Letters: R repeats of a layer, V vocabulary, G groups of experts (heads; 1 in a feed-forward layer), E
+experts in a group, X = G·E all of them, C any cases (tokens, positions, sources).
 """
 
 from typing import Any, NamedTuple

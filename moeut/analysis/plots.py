@@ -134,12 +134,12 @@ def update_sizes(streams: Mapping[str, tuple[Floats, Floats, Floats]]) -> "Figur
         (sizes,), (ratios,) = grid
         for colour, (name, (norm, update, relative)) in zip(_cycle(streams), streams.items(), strict=True):
             layers = np.arange(len(update))
-            sizes.plot(np.arange(len(norm)), norm, color=colour, label=f"{name}: stream")
-            sizes.plot(layers, update, color=colour, linestyle="--", label=f"{name}: update")
-            ratios.plot(layers, relative, color=colour, label=name)
-        sizes.set(ylabel="Euclidean norm", yscale="log")
+            sizes.plot(np.arange(len(norm)), norm, color=colour, label=name)
+            sizes.plot(layers, update, color=colour, linestyle="--")
+            ratios.plot(layers, relative, color=colour)
+        sizes.set(ylabel="norm: stream —, update - -", yscale="log")
         ratios.set(xlabel="executed layer", ylabel="update / stream", ylim=(0, None))
-        sizes.legend(loc="upper left", ncols=max(1, len(streams)))
+        sizes.legend()
     return figure
 
 
