@@ -53,9 +53,9 @@ def router_names(recordings: Mapping[str, Recording]) -> list[str]:
 
 
 def position_names() -> list[str]:
-    """What each range of positions holds: 1, 2–3, 4–7, …"""
-    names = [f"{2**number:,}–{2 ** (number + 1) - 1:,}" for number in range(POSITION_RANGES)]
-    return ["1", *names[1:-1], f"{2 ** (POSITION_RANGES - 1):,}–"]
+    """What each range of positions holds: 1, 2, 3–4, 5–8 …"""
+    names = [f"{2 ** (number - 1) + 1:,}–{2**number:,}" for number in range(2, POSITION_RANGES - 1)]
+    return ["1", "2", *names, f"{2 ** (POSITION_RANGES - 2) + 1:,}–"]
 
 
 def _of_router(routers: Routers, recordings: Mapping[str, Recording]) -> Iterator[tuple[str, "Figure"]]:

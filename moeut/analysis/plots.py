@@ -26,6 +26,7 @@ NEVER = "#d9d9d9"
 """Where there is nothing to show: 0/0."""
 NUMBERED = 9
 """Matrices of at most so many rows have numbers in their cells."""
+LABELS = 10
 CURVES = 5
 RANKS = 1000
 
@@ -137,9 +138,11 @@ def update_sizes(streams: Mapping[str, tuple[Floats, Floats, Floats]]) -> "Figur
             sizes.plot(np.arange(len(norm)), norm, color=colour, label=name)
             sizes.plot(layers, update, color=colour, linestyle="--")
             ratios.plot(layers, relative, color=colour)
-        sizes.set(ylabel="norm: stream —, update - -", yscale="log")
+        sizes.plot([], [], color="grey", label="stream")
+        sizes.plot([], [], color="grey", linestyle="--", label="update")
+        sizes.set(ylabel="Euclidean norm", yscale="log")
         ratios.set(xlabel="executed layer", ylabel="update / stream", ylim=(0, None))
-        sizes.legend()
+        sizes.legend(ncols=2)
     return figure
 
 
@@ -225,7 +228,7 @@ def _heat_maps(
 
 
 def _label_rows(axis: Any, labels: Sequence[Any]) -> None:
-    shown = chosen(len(labels), 10)
+    shown = range(0, len(labels), -(-len(labels) // LABELS))
     axis.set_ticks(shown, [str(labels[row]) for row in shown])
 
 

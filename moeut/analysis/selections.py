@@ -18,7 +18,7 @@ from moeut.model.routing import Router, Selection
 from moeut.model.softmax_routing import SoftmaxRouter
 
 POSITION_RANGES = 16
-"""P. Range i holds the positions 2^i … 2^(i+1) − 1 of a block, the first of which is 1; the last range has no end."""
+"""P. They double: 1 | 2 | 3–4 | 5–8 … of a block, where the first position is 1; the last range has no end."""
 POSITIONS_AT_A_TIME = 1024
 """So many are compared between depths at once, to bound what is kept for them."""
 
@@ -118,6 +118,6 @@ def overlaps(selected: Tensor, nobody: int) -> tuple[Tensor, Tensor]:
 
 
 def position_ranges(length: int) -> NDArray[np.int64]:
-    """The range of each position of a block, [length]: ⌊log₂ position⌋ where the first position is 1."""
-    exponents = np.frexp(np.arange(1, length + 1))[1] - 1
+    """The range of each position of a block, [length]: ⌈log₂ position⌉ where the first position is 1."""
+    exponents = np.frexp(np.arange(length))[1]
     return np.minimum(exponents, POSITION_RANGES - 1).astype(np.int64)

@@ -8,6 +8,7 @@ from looked_at import DENSE, MOEUT, SUT, batches, build
 
 from moeut.analysis import record
 from moeut.analysis.figures import figures, position_names, router_names
+from moeut.analysis.selections import POSITION_RANGES
 
 pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'moeut[plot]'")
 STREAM = {"update_sizes", "hidden_states", "logit_lens"}
@@ -56,5 +57,6 @@ def test_models_of_different_routers_side_by_side():
 
 
 def test_ranges_of_positions_have_names():
-    assert position_names()[:3] == ["1", "2–3", "4–7"]
-    assert position_names()[-1] == "32,768–"
+    assert position_names()[:3] == ["1", "2", "3–4"]
+    assert position_names()[-1] == "16,385–"
+    assert len(position_names()) == POSITION_RANGES

@@ -111,7 +111,7 @@ def test_usage_is_relative_to_even_use():
 def test_several_models_in_one_picture():
     norm, update, relative = np.array([1.0, 2, 4]), np.array([1.0, 2]), np.array([1.0, 1])
     figure = plots.update_sizes({"a": (norm, update, relative), "b": (norm, update, relative)})
-    assert [len(axes.get_lines()) for axes in figure.axes] == [4, 2]
+    assert [len(axes.get_lines()) for axes in figure.axes] == [6, 2]
     drawn(figure)
     lens = plots.logit_lens({"a": np.array([9.0, 3]), "b": np.array([9.0, 4, 2])})
     assert [line.get_ydata().tolist() for line in curves(lens)] == [[9, 3], [9, 4, 2]]

@@ -52,7 +52,8 @@ def test_overlaps_are_those_of_sets(positions, groups, repeats, experts, seed, d
 
 
 def test_ranges_double():
-    assert position_ranges(9).tolist() == [0, 1, 1, 2, 2, 2, 2, 3, 3]
+    assert position_ranges(9).tolist() == [0, 1, 2, 2, 3, 3, 3, 3, 4]
+    assert position_ranges(2**14)[-1] == POSITION_RANGES - 2
     assert position_ranges(2**16)[-1] == position_ranges(2**15)[-1] == POSITION_RANGES - 1
 
 
@@ -75,7 +76,7 @@ def test_a_tally_counts_what_the_model_selected(config):
                 repeat = [d for d, index in enumerate(config.schedule) if index == layer].index(depth)
                 for (row, position, group, _), expert in np.ndenumerate(selection.experts.numpy()):
                     expected[layer, name][repeat, ids[row, position], group, expert] += 1
-                    place = (position + 1).bit_length() - 1
+                    place = position.bit_length()
                     placed[layer, name][source, place, group, expert] += 1
     halted = 0
     for tally in tallies:
