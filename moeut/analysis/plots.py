@@ -119,9 +119,9 @@ def usage_by_rank(panels: Sequence[Panel]) -> "Figure":
                 axes.plot(places, used, color=_shade(number, len(panel.rows)), label=str(panel.rows[number]))
             axes.axhline(1, color="black", linewidth=0.5, linestyle=":")
             axes.set(
-                xlabel="experts, most used first (%)", ylabel="use / even use", title=panel.title, yscale="log",
-                xlim=(0, 100),
+                xlabel="experts, most used first (%)", ylabel="use / even use", title=panel.title, xlim=(0, 100)
             )  # fmt: skip
+            _whole_decades(axes)
             axes.legend(title="layer")
     return figure
 
@@ -140,7 +140,8 @@ def update_sizes(streams: Mapping[str, tuple[Floats, Floats, Floats]]) -> "Figur
             ratios.plot(layers, relative, color=colour)
         sizes.plot([], [], color="grey", label="stream")
         sizes.plot([], [], color="grey", linestyle="--", label="update")
-        sizes.set(ylabel="Euclidean norm", yscale="log")
+        sizes.set_ylabel("Euclidean norm")
+        _whole_decades(sizes)
         ratios.set(xlabel="executed layer", ylabel="update / stream", ylim=(0, None))
         sizes.legend(ncols=2)
     return figure
@@ -225,6 +226,17 @@ def _heat_maps(
         bar.set_label(colour)
         bar.outline.set_linewidth(0.4)
     return figure
+
+
+def _whole_decades(axes: "Axes") -> None:
+    """A logarithmic scale that begins and ends with a power of ten, and labels these."""
+    from matplotlib.ticker import NullFormatter
+
+    axes.set_yscale("log")
+    low, high = (np.log10(limit) for limit in axes.get_ylim())
+    axes.set_ylim(10 ** np.floor(low), 10 ** np.ceil(high))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _label_rows(axis: Any, labels: Sequence[Any]) -> None:

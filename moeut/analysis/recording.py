@@ -46,7 +46,7 @@ class Recording:
 
 
 @torch.no_grad()
-def record(model: LanguageModel, texts: Mapping[str, Iterable[Batch]], *, sample_every: int = 16) -> Recording:
+def record(model: LanguageModel, texts: Mapping[str, Iterable[Batch]], *, sample_every: int = 32) -> Recording:
     """Read texts once, and say what the routers selected and what became of the stream.
 
     texts: batches of each source, by its name. Positions whose target is `IGNORED_TARGET` count nowhere. sample_every:
