@@ -232,6 +232,7 @@ def _whole_decades(axes: "Axes") -> None:
     """A logarithmic scale that begins and ends with a power of ten, and labels these."""
     from matplotlib.ticker import NullFormatter
 
+    axes.margins(y=0)
     axes.set_yscale("log")
     low, high = (np.log10(limit) for limit in axes.get_ylim())
     axes.set_ylim(10 ** np.floor(low), 10 ** np.ceil(high))
