@@ -53,7 +53,7 @@ def page(models: Sequence[PageModel], corpus: str) -> str:
     corpus: what the profiles are of, as in "1,000,000 tokens of data/stdlib".
     """
     style = (TEMPLATE / "page.css").read_text("utf-8")
-    script = "\n".join((TEMPLATE / name).read_text("utf-8") for name in SCRIPTS)
+    script = "".join((TEMPLATE / name).read_text("utf-8") for name in SCRIPTS)
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
         "base-uri 'none'; form-action 'none'"

@@ -325,7 +325,7 @@ def test_dark_and_light(view: View):
     prefer(view.driver, "dark")
     view.open(model(reading()))
     for dark in (True, False, True):
-        paper, ink = (rgb(view, view.one("section"), what) for what in ("backgroundColor", "color"))
+        paper, ink = (rgb(view, view.one("#reading"), what) for what in ("backgroundColor", "color"))
         assert (luminance(paper) < luminance(ink)) is dark
         quiet = rgb(view, view.one("#summary"), "color")
         assert min(contrast(paper, ink), contrast(rgb(view, view.one("body"), "backgroundColor"), quiet)) > 4.5
@@ -340,7 +340,7 @@ def test_nothing_sticks_out(view: View, pixels: int):
     for index in range(4):
         Select(view.one("#router")).select_by_index(index)
         view.all("#choices .chip")[0].click()
-        assert view.run("return document.documentElement.scrollWidth") == pixels
+        assert view.run("return document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
 
 def test_everything_has_a_name(view: View):

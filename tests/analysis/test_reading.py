@@ -17,7 +17,7 @@ from moeut.analysis.reading import Reading, pieces, read, routers
 from moeut.data.tokenizer import byte_tokenizer
 from moeut.model.language_model import LanguageModel, ModelConfig
 
-TEXT = "The quick brown fox\n\tjumps over the lazy dog."
+TEXT = "The fox\n\tjumps over it."
 HALTING_SUT = dataclasses.replace(
     MOEUT, num_hidden_layers=4, group_size=1, norm="post", attention=ATTENTION_EXPERTS, feed_forward=SOFTMAX_MOE,
     halting=ACT,
@@ -48,7 +48,7 @@ def reference(model: LanguageModel, text: str, context_length: int) -> tuple[lis
     return losses[:-1], selected[1:]
 
 
-@pytest.mark.parametrize("context_length", [100, 46, 45, 8, 7, 2, 1])
+@pytest.mark.parametrize("context_length", [100, 24, 23, 8, 7, 1])
 @pytest.mark.parametrize("config", [MOEUT, HALTING_SUT], ids=["moeut", "halting sut"])
 def test_a_forward_for_each_token_says_the_same(config: ModelConfig, context_length: int):
     model = over_bytes(config)

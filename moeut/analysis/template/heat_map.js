@@ -1,6 +1,6 @@
 // How much is each expert used at each depth? A picture with a row for each depth and a column for each expert.
 
-const [ROW, LEFT, BOTTOM, GAP, NARROWEST, WIDEST] = [18, 34, 38, 8, 3, 36];
+const [ROW, LEFT, BOTTOM, GAP, NARROWEST, WIDEST] = [18, 44, 38, 8, 3, 36];
 const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 const within = (value, count) => Math.min(Math.max(value, 0), count - 1);
 
@@ -73,7 +73,7 @@ function draw(canvas, shown, cells) {
 function drawAxes(pen, { router: { depths, numGroups, numExperts }, order }, { left, width, bottom }) {
   const write = (text, textAlign, x, y) => Object.assign(pen, { textAlign }).fillText(text, x, y);
   depths.forEach((depth, repeat) => write(depth, "right", LEFT - 7, (repeat + 0.5) * ROW));
-  write("depth", "right", LEFT - 5, bottom + 11);
+  write("depth", "right", LEFT - 7, bottom + 11);
   const heads = numGroups > 1;
   write(heads ? "head, with its experts" : "expert", "left", LEFT, bottom + 28);
   const every = heads ? numExperts : [1, 2, 5, 10, 20, 50, 100, 200, 500].find((step) => step * width >= 26);
