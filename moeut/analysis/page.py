@@ -77,9 +77,7 @@ def _model(model: PageModel) -> dict[str, Any]:
         "losses": _array(reading.losses.astype("<f4")),
         "layers": None if layers is None else _array(layers.astype("<f4")),
         "numLayers": reading.num_layers,
-        "routers": [
-            _router(router, profile) for router, profile in zip(reading.routers, model.profiles, strict=True)
-        ],
+        "routers": [_router(router, profile) for router, profile in zip(reading.routers, model.profiles, strict=True)],
     }
 
 

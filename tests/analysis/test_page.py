@@ -61,7 +61,11 @@ def test_the_data_are_what_was_given():
             np.testing.assert_array_equal(decoded(written["layers"]), read.expected_layers)
         assert len(written["routers"]) == len(read.routers) == 4
         for found, router, profile in zip(written["routers"], read.routers, profiles, strict=True):
-            assert (found["layer"], found["name"], found["numExperts"]) == (router.layer, router.name, router.num_experts)
+            assert (found["layer"], found["name"], found["numExperts"]) == (
+                router.layer,
+                router.name,
+                router.num_experts,
+            )
             assert tuple(found["depths"]) == router.depths
             np.testing.assert_array_equal(decoded(found["experts"]), router.experts)
             np.testing.assert_array_equal(decoded(found["usage"]), profile.usage)
@@ -99,7 +103,9 @@ def test_the_policy_lets_in_nothing_but_the_page_itself():
         "default-src": "'none'", "img-src": "data:", "style-src": digests[0], "script-src": digests[1],
         "base-uri": "'none'", "form-action": "'none'",
     }  # fmt: skip
-    links = [value for _, attributes, _ in elements.found for name, value in attributes.items() if name in ("src", "href")]
+    links = [
+        value for _, attributes, _ in elements.found for name, value in attributes.items() if name in ("src", "href")
+    ]
     assert links == ["data:,"]
 
 

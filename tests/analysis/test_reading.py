@@ -48,7 +48,7 @@ def reference(model: LanguageModel, text: str, context_length: int) -> tuple[lis
     return losses[:-1], selected[1:]
 
 
-@pytest.mark.parametrize("context_length", [100, 24, 23, 8, 7, 1])
+@pytest.mark.parametrize("context_length", [25, 24, 8, 7, 1])
 @pytest.mark.parametrize("config", [MOEUT, HALTING_SUT], ids=["moeut", "halting sut"])
 def test_a_forward_for_each_token_says_the_same(config: ModelConfig, context_length: int):
     model = over_bytes(config)

@@ -64,9 +64,11 @@ function draw(canvas, shown, cells) {
   drawAxes(pen, shown, cells);
   order.forEach((column, place) => drawColumn(pen, shown, cells, column, place));
   if (token !== null) drawChoices(pen, shown, cells);
-  pen.lineWidth = 2;
-  if (column !== null) pen.strokeRect(cells.left(order.indexOf(column)), 1, cells.width, cells.bottom - 2);
-  if (cursor) pen.strokeRect(cells.left(cursor.place), cursor.row * ROW, cells.width, ROW);
+  for (const [lineWidth, strokeStyle] of [[4, "#000"], [1.5, "#fff"]]) {
+    Object.assign(pen, { lineWidth, strokeStyle });
+    if (column !== null) pen.strokeRect(cells.left(order.indexOf(column)), 1, cells.width, cells.bottom - 2);
+    if (cursor) pen.strokeRect(cells.left(cursor.place), cursor.row * ROW, cells.width, ROW);
+  }
 }
 
 /** Numbers of depths, and of heads or experts: as many as have room, or in another order than theirs all or none. */

@@ -26,7 +26,6 @@ function setModel(index) {
   byId("summary").textContent = `Tokens: ${WHOLE.format(pieces.length)}. Executed layers: ${numLayers}.`;
   const token = (piece) => make("span", { role: "option", tabIndex: -1 }, visible(piece));
   byId("text").replaceChildren(...pieces.map(token));
-  byId("text").children[state.token].tabIndex = 0;
   byId("router").replaceChildren(...routers.map(({ key }, value) => make("option", { value }, key)));
   byId("routers").hidden = routers.length < 2;
   byId("none").hidden = routers.length > 0;
@@ -97,7 +96,7 @@ function showToken(changes) {
   Object.assign(state, changes);
   const [token, tokens] = [state.hovered ?? state.token, byId("text")];
   tokens.querySelector('[aria-selected="true"]')?.removeAttribute("aria-selected");
-  tokens.children[state.token].ariaSelected = true;
+  Object.assign(tokens.children[state.token], { ariaSelected: true, tabIndex: 0 });
   byId("facts").replaceChildren(...factsOf(model(), router(), token));
   if (!router()) return;
   fillChoices(byId("choices"), router(), token, state.column, ramp());
