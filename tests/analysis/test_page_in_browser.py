@@ -1,4 +1,4 @@
-"""Does the page do what it says, by mouse and by keyboard? In a real browser; no test may leave a word in its console."""
+"""Does the page do what it says, by mouse and by keyboard? In a real browser, whose console stays empty."""
 
 import re
 from collections.abc import Iterator, Sequence
