@@ -1,6 +1,6 @@
 // How much is each expert used at each depth? A picture with a row for each depth and a column for each expert.
 
-const [ROW, LEFT, BOTTOM, GAP, NARROWEST, WIDEST] = [18, 44, 38, 8, 3, 36];
+const [ROW, LEFT, BOTTOM, GAP, NARROWEST, WIDEST] = [18, 44, 38, 8, 3, 44];
 const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 const within = (value, count) => Math.min(Math.max(value, 0), count - 1);
 
