@@ -1,4 +1,4 @@
-"""How soon can one look inside? The page of `moeut analyse`, from opening its file to its first picture, and its answers.
+"""How soon can one look inside? The page of `moeut analyse`, from opening it to its first picture, and its answers.
 
     python benchmarks/page.py [--tokens 2000] [--layers 18] [--experts 155] [--choices 16] [--heads 10]
 
@@ -49,8 +49,10 @@ def random_model(arguments: argparse.Namespace, seed: int) -> PageModel:
     for layer in (0, 1):
         depths = tuple(range(layer, arguments.layers, 2))
         for name, (groups, width, chosen) in {
-            "attention_value": (heads, 10, 2), "attention_output": (heads, 10, 2), "feed_forward": (1, experts, choices),
-        }.items():  # fmt: skip
+            "attention_value": (heads, 10, 2),
+            "attention_output": (heads, 10, 2),
+            "feed_forward": (1, experts, choices),
+        }.items():
             scores = random.random((arguments.tokens, len(depths), groups, width), dtype=np.float32)
             routers.append(RouterReading(layer, name, depths, width, scores.argsort(axis=-1)[..., :chosen]))
             usage = random.poisson(10_000, (len(depths), groups, width))

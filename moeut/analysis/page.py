@@ -53,7 +53,7 @@ def page(models: Sequence[PageModel], corpus: str) -> str:
     corpus: what the profiles are of, as in "1,000,000 tokens of data/stdlib".
     """
     style = (TEMPLATE / "page.css").read_text("utf-8")
-    script = "\n".join((TEMPLATE / name).read_text("utf-8") for name in SCRIPTS)
+    script = "".join((TEMPLATE / name).read_text("utf-8") for name in SCRIPTS)
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
         "base-uri 'none'; form-action 'none'"
@@ -77,9 +77,7 @@ def _model(model: PageModel) -> dict[str, Any]:
         "losses": _array(reading.losses.astype("<f4")),
         "layers": None if layers is None else _array(layers.astype("<f4")),
         "numLayers": reading.num_layers,
-        "routers": [
-            _router(router, profile) for router, profile in zip(reading.routers, model.profiles, strict=True)
-        ],
+        "routers": [_router(router, profile) for router, profile in zip(reading.routers, model.profiles, strict=True)],
     }
 
 

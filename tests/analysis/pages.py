@@ -9,8 +9,8 @@ from moeut.analysis.reading import Reading, RouterReading
 
 SENTENCE = ("The", " quick", " brown", " fox", "\n", "    jumps", " over", " the", " lazy", " dog", ".", "\n")
 HOSTILE = (
-    "</script><script>window.hacked = 1</script>", "<img src=x onerror='window.hacked = 1'>", "<!--", "]]>", "&lt;", "\\",
-    "\u2028", "\x00", "\u202e", '"', "'", "$title", "${alert(1)}",
+    "</script><script>window.hacked = 1</script>", "<img src=x onerror='window.hacked = 1'>", "<!--", "]]>", "&lt;",
+    "\\", "\u2028", "\x00", "\u202e", '"', "'", "$title", "${alert(1)}",
 )  # fmt: skip
 NAMES = (("attention_value", 2, 3, 1), ("feed_forward", 1, 12, 4))
 """Routers: name, groups G, experts E in each, choices K."""

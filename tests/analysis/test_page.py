@@ -25,10 +25,12 @@ class Elements(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found.append((tag, dict(attrs), ""))
 
+    def handle_endtag(self, tag: str) -> None:
+        self.found.append((f"/{tag}", {}, ""))  # what follows is not inside of it
+
     def handle_data(self, data: str) -> None:
-        if self.found:
-            tag, attributes, text = self.found[-1]
-            self.found[-1] = (tag, attributes, text + data)
+        tag, attributes, text = self.found.pop() if self.found else ("", {}, "")
+        self.found.append((tag, attributes, text + data))
 
     def all(self, tag: str) -> list[tuple[dict[str, str | None], str]]:
         return [(attributes, text) for name, attributes, text in self.found if name == tag]
@@ -59,7 +61,11 @@ def test_the_data_are_what_was_given():
             np.testing.assert_array_equal(decoded(written["layers"]), read.expected_layers)
         assert len(written["routers"]) == len(read.routers) == 4
         for found, router, profile in zip(written["routers"], read.routers, profiles, strict=True):
-            assert (found["layer"], found["name"], found["numExperts"]) == (router.layer, router.name, router.num_experts)
+            assert (found["layer"], found["name"], found["numExperts"]) == (
+                router.layer,
+                router.name,
+                router.num_experts,
+            )
             assert tuple(found["depths"]) == router.depths
             np.testing.assert_array_equal(decoded(found["experts"]), router.experts)
             np.testing.assert_array_equal(decoded(found["usage"]), profile.usage)
@@ -97,14 +103,16 @@ def test_the_policy_lets_in_nothing_but_the_page_itself():
         "default-src": "'none'", "img-src": "data:", "style-src": digests[0], "script-src": digests[1],
         "base-uri": "'none'", "form-action": "'none'",
     }  # fmt: skip
-    links = [value for _, attributes, _ in elements.found for name, value in attributes.items() if name in ("src", "href")]
+    links = [
+        value for _, attributes, _ in elements.found for name, value in attributes.items() if name in ("src", "href")
+    ]
     assert links == ["data:,"]
 
 
 def test_the_script_is_short_and_all_of_it_is_used():
     files = {file.name for file in TEMPLATE.iterdir()}
     assert files == {*SCRIPTS, "page.css", "page.html"}
-    text = "\n".join((TEMPLATE / name).read_text("utf-8") for name in SCRIPTS)
+    text = "".join((TEMPLATE / name).read_text("utf-8") for name in SCRIPTS)
     assert len(text.splitlines()) < 500
     defined = re.findall(r"^(?:async )?function (\w+)|^const (\w+) =", text, re.MULTILINE)
     unused = [name for pair in defined for name in pair if name and len(re.findall(rf"\b{name}\b", text)) < 2]

@@ -1,6 +1,7 @@
-"""Does the page do what it says, by mouse and by keyboard? In a real browser; no test may leave a word in its console."""
+"""Does the page do what it says, by mouse and by keyboard? In a real browser, whose console stays empty."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,19 +74,23 @@ def choose(view: View, fieldset: str, label: str) -> None:
     found.click()
 
 
-def rgb(view: View, element: WebElement, what: str) -> list[float]:
-    colour = view.run("return getComputedStyle(arguments[0])[arguments[1]]", element, what)
-    return [float(part) for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+def colours(view: View, selector: str, what: str) -> list[list[float]]:
+    """Red, green and blue of all elements that match."""
+    found = view.run(
+        "return [...document.querySelectorAll(arguments[0])].map(node => getComputedStyle(node)[arguments[1]])",
+        selector, what,
+    )  # fmt: skip
+    return [[float(part) for part in re.findall(r"[\d.]+", colour)[:3]] for colour in found]
 
 
-def luminance(colour: list[float]) -> float:
+def luminance(colour: Sequence[float]) -> float:
     """Relative luminance, by the definition of WCAG 2."""
     share = np.array(colour) / 255
     linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
     return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
-def contrast(one: list[float], other: list[float]) -> float:
+def contrast(one: Sequence[float], other: Sequence[float]) -> float:
     low, high = sorted((luminance(one), luminance(other)))
     return (high + 0.05) / (low + 0.05)
 
@@ -128,6 +133,8 @@ def test_clicking_an_expert_shows_its_tokens_its_depths_and_its_top_tokens(view:
     token(view, int((read.routers[FEED_FORWARD].experts == 0).any((1, 2, 3)).argmax())).click()
     chip = view.all("#choices .chip[value='0']")[0]
     chip.click()
+    assert "depths that choose expert 0 0" in " ".join(view.text("#legend").split())
+    choose(view, "colours", "Loss")
     uses = (read.routers[FEED_FORWARD].experts == 0).sum((1, 2, 3))
     marked = [span.get_attribute("class") == "uses" for span in view.all("#text span")]
     assert marked == (uses > 0).tolist()
@@ -135,7 +142,9 @@ def test_clicking_an_expert_shows_its_tokens_its_depths_and_its_top_tokens(view:
     usage = shown.profiles[FEED_FORWARD].usage[:, 0]
     shares = usage[:, 0] / usage.sum(1)
     assert [row.text.split()[0] for row in view.all("#bars tr")] == ["0", "2", "4"]
-    assert [float(row.text.split()[1].rstrip("%")) for row in view.all("#bars tr")] == pytest.approx(100 * shares, rel=0.01)
+    assert [float(row.text.split()[1].rstrip("%")) for row in view.all("#bars tr")] == pytest.approx(
+        100 * shares, rel=0.01
+    )
     assert [item.text for item in view.all("#top li")] == ["␣fox ×23.5", "↵ ×2"]
     assert {chip.get_attribute("value") for chip in view.all("#choices .chip[aria-pressed='true']")} == {"0"}
     assert labels(view, "colours") == ["Loss", "Distinct experts", "expert 0"]
@@ -159,27 +168,27 @@ def test_the_picked_colour_comes_back(view: View):
 
 def test_colours_follow_the_numbers_and_can_be_read(view: View):
     read = reading(halting=True)
-    distinct = [len(np.unique(chosen[chosen < 3])) for chosen in read.routers[0].experts[:, :, 0]]
-    other = [len(np.unique(chosen[chosen < 3])) for chosen in read.routers[0].experts[:, :, 1]]
+    distinct = [
+        sum(len(np.unique(chosen[chosen < 3])) for chosen in by_head.swapaxes(0, 1))
+        for by_head in read.routers[0].experts
+    ]
+    highest = np.sort(read.losses)[57]  # 98 in 100 of 60
     measures = {
-        "Loss": np.minimum(read.losses, np.sort(read.losses)[57]),
+        "Loss": read.losses.clip(max=highest),
         "Halting depth": read.expected_layers,
-        "Distinct experts": np.array(distinct) + other,
+        "Distinct experts": distinct,
     }
     for theme, sign in (("light", -1), ("dark", 1)):
         prefer(view.driver, theme)
         view.open(model(read))
         for label, values in measures.items():
-            if label != "Loss":
-                choose(view, "colours", label)
+            choose(view, "colours", label)
             order = np.argsort(values, kind="stable")
-            spans = view.all("#text span")
-            fills = [rgb(view, spans[place], "backgroundColor") for place in order]
-            brightness = np.array([luminance(fill) for fill in fills])
-            assert (sign * np.diff(brightness) >= -1e-9).all()
-            steps = np.diff(np.asarray(values)[order]) > 1e-2 * np.ptp(values)
-            assert (sign * np.diff(brightness)[steps] > 0).all()
-            assert min(contrast(rgb(view, spans[p], "color"), fill) for p, fill in zip(order, fills, strict=True)) > 4.5
+            fills, inks = (np.array(colours(view, "#text span", what))[order] for what in ("backgroundColor", "color"))
+            brighter = sign * np.diff([luminance(fill) for fill in fills])
+            assert (brighter > -0.003).all()  # a browser rounds red, green and blue
+            assert (brighter[np.diff(np.sort(values)) > 0.02 * np.ptp(values)] > 0).all()
+            assert min(map(contrast, fills, inks)) > 4.5
 
 
 def test_arrow_keys_go_through_the_text(view: View):
@@ -299,6 +308,7 @@ def test_one_token(view: View):
     view.open(model(reading(["a"])))
     assert view.text("#summary") == "Tokens: 1. Executed layers: 6."
     view.all("#choices .chip")[0].click()
+    choose(view, "colours", "Loss")
     assert len(view.all("#text .uses")) == 1
 
 
@@ -325,10 +335,10 @@ def test_dark_and_light(view: View):
     prefer(view.driver, "dark")
     view.open(model(reading()))
     for dark in (True, False, True):
-        paper, ink = (rgb(view, view.one("section"), what) for what in ("backgroundColor", "color"))
-        assert (luminance(paper) < luminance(ink)) is dark
-        quiet = rgb(view, view.one("#summary"), "color")
-        assert min(contrast(paper, ink), contrast(rgb(view, view.one("body"), "backgroundColor"), quiet)) > 4.5
+        [card], [paper] = (colours(view, selector, "backgroundColor") for selector in ("#reading", "body"))
+        [ink], [quiet] = (colours(view, selector, "color") for selector in ("#reading", "#summary"))
+        assert (luminance(card) < luminance(ink)) is dark
+        assert min(contrast(ground, colour) for ground in (card, paper) for colour in (ink, quiet)) > 4.5
         assert view.one("#theme").get_attribute("aria-pressed") == str(dark).lower()
         view.one("#theme").click()
 
@@ -340,7 +350,7 @@ def test_nothing_sticks_out(view: View, pixels: int):
     for index in range(4):
         Select(view.one("#router")).select_by_index(index)
         view.all("#choices .chip")[0].click()
-        assert view.run("return document.documentElement.scrollWidth") == pixels
+        assert view.run("return document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
 
 def test_everything_has_a_name(view: View):

@@ -17,7 +17,7 @@ from moeut.analysis.reading import Reading, pieces, read, routers
 from moeut.data.tokenizer import byte_tokenizer
 from moeut.model.language_model import LanguageModel, ModelConfig
 
-TEXT = "The quick brown fox\n\tjumps over the lazy dog."
+TEXT = "The fox\n\tjumps over it."
 HALTING_SUT = dataclasses.replace(
     MOEUT, num_hidden_layers=4, group_size=1, norm="post", attention=ATTENTION_EXPERTS, feed_forward=SOFTMAX_MOE,
     halting=ACT,
@@ -48,7 +48,7 @@ def reference(model: LanguageModel, text: str, context_length: int) -> tuple[lis
     return losses[:-1], selected[1:]
 
 
-@pytest.mark.parametrize("context_length", [100, 46, 45, 8, 7, 2, 1])
+@pytest.mark.parametrize("context_length", [25, 24, 8, 7, 1])
 @pytest.mark.parametrize("config", [MOEUT, HALTING_SUT], ids=["moeut", "halting sut"])
 def test_a_forward_for_each_token_says_the_same(config: ModelConfig, context_length: int):
     model = over_bytes(config)
@@ -77,13 +77,15 @@ def test_routers_are_those_of_each_layer_with_the_depths_it_runs_at():
 def test_halted_tokens_choose_nobody():
     reading = read(over_bytes(HALTING_SUT), byte_tokenizer(), TEXT, 100)
     assert reading.expected_layers is not None
-    assert ((1 <= reading.expected_layers) & (reading.expected_layers <= 4)).all()
-    nobody = np.stack([(router.experts == router.num_experts).all((2, 3)) for router in reading.routers])
-    assert nobody.any()
-    assert not nobody.all(axis=(0, 2)).any()
-    first_halt = np.where(nobody.any(0).any(1), nobody.any(0).argmax(1), 4)
-    # What goes on once a token has halted is at most 1 − τ = 0.2 of it for at most 3 layers more.
-    assert (reading.expected_layers <= first_halt + 0.2 * 3 + 1e-6).all()
+    assert reading.expected_layers.min() >= 1
+    assert reading.expected_layers.max() <= 4
+    # [T, depth]: routers run at all four depths.
+    halted = np.stack([(router.experts == router.num_experts).all((2, 3)) for router in reading.routers]).all(0)
+    assert halted.any()
+    assert not halted[:, 0].any()
+    assert (halted[:, 1:] >= halted[:, :-1]).all()
+    # Once a token has halted, less than 1 − τ = 0.2 of it goes on, for 3 layers at most.
+    assert (reading.expected_layers <= (~halted).sum(1) + 0.6).all()
 
 
 def test_a_dense_model_has_no_routers_but_losses():

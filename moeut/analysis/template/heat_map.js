@@ -1,6 +1,6 @@
 // How much is each expert used at each depth? A picture with a row for each depth and a column for each expert.
 
-const [ROW, LEFT, BOTTOM, GAP, NARROWEST, WIDEST] = [18, 34, 38, 8, 3, 36];
+const [ROW, LEFT, BOTTOM, GAP, NARROWEST, WIDEST] = [18, 44, 38, 8, 3, 44];
 const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 const within = (value, count) => Math.min(Math.max(value, 0), count - 1);
 
@@ -64,16 +64,18 @@ function draw(canvas, shown, cells) {
   drawAxes(pen, shown, cells);
   order.forEach((column, place) => drawColumn(pen, shown, cells, column, place));
   if (token !== null) drawChoices(pen, shown, cells);
-  pen.lineWidth = 2;
-  if (column !== null) pen.strokeRect(cells.left(order.indexOf(column)), 1, cells.width, cells.bottom - 2);
-  if (cursor) pen.strokeRect(cells.left(cursor.place), cursor.row * ROW, cells.width, ROW);
+  for (const [lineWidth, strokeStyle] of [[4, "#000"], [1.5, "#fff"]]) {
+    Object.assign(pen, { lineWidth, strokeStyle });
+    if (column !== null) pen.strokeRect(cells.left(order.indexOf(column)), 1, cells.width, cells.bottom - 2);
+    if (cursor) pen.strokeRect(cells.left(cursor.place), cursor.row * ROW, cells.width, ROW);
+  }
 }
 
 /** Numbers of depths, and of heads or experts: as many as have room, or in another order than theirs all or none. */
 function drawAxes(pen, { router: { depths, numGroups, numExperts }, order }, { left, width, bottom }) {
   const write = (text, textAlign, x, y) => Object.assign(pen, { textAlign }).fillText(text, x, y);
   depths.forEach((depth, repeat) => write(depth, "right", LEFT - 7, (repeat + 0.5) * ROW));
-  write("depth", "right", LEFT - 5, bottom + 11);
+  write("depth", "right", LEFT - 7, bottom + 11);
   const heads = numGroups > 1;
   write(heads ? "head, with its experts" : "expert", "left", LEFT, bottom + 28);
   const every = heads ? numExperts : [1, 2, 5, 10, 20, 50, 100, 200, 500].find((step) => step * width >= 26);

@@ -26,7 +26,6 @@ function setModel(index) {
   byId("summary").textContent = `Tokens: ${WHOLE.format(pieces.length)}. Executed layers: ${numLayers}.`;
   const token = (piece) => make("span", { role: "option", tabIndex: -1 }, visible(piece));
   byId("text").replaceChildren(...pieces.map(token));
-  byId("text").children[state.token].tabIndex = 0;
   byId("router").replaceChildren(...routers.map(({ key }, value) => make("option", { value }, key)));
   byId("routers").hidden = routers.length < 2;
   byId("none").hidden = routers.length > 0;
@@ -51,7 +50,7 @@ function setRouter(index) {
 function setOrder() {
   const high = Math.max(...alike(page.models, router()).flatMap(({ shares }) => [...shares]));
   showMap({ router: router(), order: columnsOf(router(), byId("early").checked), ramp: ramp(), high, cursor: null });
-  drawLegend(byId("map-legend"), ramp(), { title: "share", ends: ["0", PERCENT.format(high)] });
+  drawLegend(byId("map-legend"), ramp(), { title: "share of a depth’s choices", ends: ["0", PERCENT.format(high)] });
 }
 
 /** Pick an expert, or let go of the one that is picked. */
@@ -69,7 +68,8 @@ function setColumn(column) {
   radios(byId("colours"), found.map(({ key, label }) => [key, label]), state.measure, setMeasure);
   setMeasure(state.measure);
   showToken();
-  byId("profile").hidden = column === null;
+  byId("profile").hidden = byId("clear").hidden = column === null;
+  byId("name").textContent = "Pick one: click its number at a token or its column in the map, or press Enter there.";
   if (router()) showMap({ column });
   if (column === null) return;
   const here = usesOf(router(), column).filter(Boolean).length;
@@ -86,7 +86,7 @@ function setMeasure(key) {
   [...byId("text").children].forEach((token, index) => {
     const { fill, ink } = colour(ramp(), (measure.values[index] - measure.low) / (measure.high - measure.low || 1));
     Object.assign(token.style, { backgroundColor: fill, color: ink });
-    token.classList.toggle("uses", used[index] > 0);
+    token.classList.toggle("uses", key !== "use" && used[index] > 0);
   });
   drawLegend(byId("legend"), ramp(), measure);
 }
@@ -96,7 +96,7 @@ function showToken(changes) {
   Object.assign(state, changes);
   const [token, tokens] = [state.hovered ?? state.token, byId("text")];
   tokens.querySelector('[aria-selected="true"]')?.removeAttribute("aria-selected");
-  tokens.children[state.token].ariaSelected = true;
+  Object.assign(tokens.children[state.token], { ariaSelected: true, tabIndex: 0 });
   byId("facts").replaceChildren(...factsOf(model(), router(), token));
   if (!router()) return;
   fillChoices(byId("choices"), router(), token, state.column, ramp());
