@@ -122,7 +122,7 @@ def _grid(
     rows: Sequence[Any] | None = None,
 ) -> Grid:
     """A measure of some layers of each model. rows: what its rows stand for; None: the depths of the layer."""
-    drawn = {model: [found[number] for number in plots.chosen(len(found), LAYERS)] for model, found in routers.items()}
+    drawn = {model: [found[number] for number in plots.spread(len(found), LAYERS)] for model, found in routers.items()}
     return [
         [
             Panel(f"{model}, layer {found[number].layer}", measure(found[number], model), rows or found[number].depths)
