@@ -57,15 +57,15 @@ def profiles(recording: Recording, pieces: Sequence[str]) -> list[RouterProfile]
     found: list[RouterProfile] = []
     for router in recording.routers:
         counts = router.counts.sum(axis=0)
-        top = [
-            [
-                [(pieces[token], lift) for token, lift in zip(of.tokens.tolist(), of.lifts.tolist(), strict=True)]
-                for of in measures.top_tokens(counts[:, group])
-            ]
-            for group in range(counts.shape[1])
-        ]
+        groups = (measures.top_tokens(counts[:, group]) for group in range(counts.shape[1]))
+        top = [[_preferred(of_expert, pieces) for of_expert in of_group] for of_group in groups]
         found.append(RouterProfile(router.layer, router.name, router.counts.sum(axis=1), top))
     return found
+
+
+def _preferred(top: measures.TopTokens, pieces: Sequence[str]) -> list[tuple[str, float]]:
+    tokens: list[int] = top.tokens.tolist()
+    return [(pieces[token], lift) for token, lift in zip(tokens, top.lifts.tolist(), strict=True)]
 
 
 def _of_router(router: RouterRecording, recording: Recording, pieces: Sequence[str]) -> dict[str, list[Row]]:
