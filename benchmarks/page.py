@@ -26,13 +26,14 @@ from moeut.analysis.page import PageModel, RouterProfile, page
 from moeut.analysis.reading import Reading, RouterReading
 
 SHOWN = "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now())))"
+FEED_FORWARD = "const choice = arguments[0]; choice.selectedIndex = 2; choice.dispatchEvent(new Event('change'))"
 ANSWER = """
-const [tokens, act] = [[...document.querySelectorAll('#text span')], arguments[0]];
+const [tokens, chips] = ['#text span', '#choices .chip'].map((kind) => document.querySelectorAll(kind));
 const times = Array.from({ length: 20 }, (_, turn) => {
   const token = tokens[Math.floor((turn * tokens.length) / 20)];
   const start = performance.now();
-  if (act === 'hover') token.dispatchEvent(new PointerEvent('pointerover', { bubbles: true }));
-  else document.querySelectorAll('#choices .chip')[turn].click();
+  if (arguments[0] === 'hover') token.dispatchEvent(new PointerEvent('pointerover', { bubbles: true }));
+  else chips[turn % chips.length].click();
   document.body.getBoundingClientRect();
   return performance.now() - start;
 });
@@ -74,6 +75,7 @@ def report(chrome: Chrome, arguments: argparse.Namespace, folder: Path) -> Itera
             chrome.get(file.as_uri())
             shown.append(chrome.execute_async_script(SHOWN))
             loaded.append(chrome.execute_script("return performance.getEntriesByType('navigation')[0].loadEventEnd"))
+            chrome.execute_script(FEED_FORWARD, chrome.find_element("id", "router"))
             hovered.append(chrome.execute_script(ANSWER, "hover"))
             picked.append(chrome.execute_script(ANSWER, "pick"))
         yield (

@@ -146,6 +146,9 @@ def test_clicking_an_expert_shows_its_tokens_its_depths_and_its_top_tokens(view:
         100 * shares, rel=0.01
     )
     assert [item.text for item in view.all("#top li")] == ["␣fox ×23.5", "↵ ×2"]
+    view.all("#choices .chip:not([value='0'])")[0].click()
+    assert view.all("#top li") == []
+    view.all("#choices .chip[value='0']")[0].click()
     assert {chip.get_attribute("value") for chip in view.all("#choices .chip[aria-pressed='true']")} == {"0"}
     assert labels(view, "colours") == ["Loss", "Distinct experts", "expert 0"]
     view.one("#clear").click()
@@ -272,6 +275,14 @@ def test_two_models_between_which_one_switches(view: View):
     assert chips(view) == [[str(expert) for expert in row.flat] for row in second.routers[3].experts[7]]
     assert f"{second.losses[7]:.3g} nats" in view.text("#facts")
     assert view.text("#legend") == legend
+
+
+def test_a_shorter_text_under_the_pointer(view: View):
+    view.open(model(reading(), "long"), model(reading(["a"]), "short"))
+    token(view, 50).click()
+    view.run("document.querySelector('#models input').focus()")
+    press(view, Keys.RIGHT)
+    assert "token 1 of 1" in view.text("#facts")
 
 
 def test_what_does_not_apply_is_not_offered(view: View):

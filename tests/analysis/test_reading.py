@@ -79,8 +79,8 @@ def test_halted_tokens_choose_nobody():
     assert reading.expected_layers is not None
     assert reading.expected_layers.min() >= 1
     assert reading.expected_layers.max() <= 4
-    # [T, depth]: routers run at all four depths.
-    halted = np.stack([(router.experts == router.num_experts).all((2, 3)) for router in reading.routers]).all(0)
+    nobody = [(router.experts == router.num_experts).all(axis=(2, 3)) for router in reading.routers]
+    halted = np.logical_and.reduce(nobody)  # [T, depth]; routers run at all four depths
     assert halted.any()
     assert not halted[:, 0].any()
     assert (halted[:, 1:] >= halted[:, :-1]).all()

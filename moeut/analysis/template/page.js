@@ -20,7 +20,7 @@ function setTheme(isDark) {
 /** Show a model; the router, the picked expert and the token stay where the model has them too. */
 function setModel(index) {
   const before = router()?.key;
-  state.model = index;
+  Object.assign(state, { model: index, hovered: null });
   const { pieces, numLayers, routers } = model();
   state.token = Math.min(state.token, pieces.length - 1);
   byId("summary").textContent = `Tokens: ${WHOLE.format(pieces.length)}. Executed layers: ${numLayers}.`;
