@@ -73,8 +73,9 @@ def layer_similarity(counts: Integers) -> Floats:
 
 
 def between_depths(matrix: Floats) -> float:
-    """The mean of a matrix [R, R] over pairs of different depths; NaN if there is only one depth."""
+    """The mean of a matrix [R, R] over pairs of different depths that have a value; NaN if there are none."""
     pairs = matrix[np.triu_indices(len(matrix), 1)]
+    pairs = pairs[~np.isnan(pairs)]
     return float(pairs.mean()) if len(pairs) else float("nan")
 
 

@@ -38,13 +38,14 @@ def tables(recordings: Mapping[str, Recording], pieces: Mapping[str, Sequence[st
     return {name: [_without_nan(row) for row in rows] for name, rows in found.items()}
 
 
-def summary(recordings: Mapping[str, Recording], rows: Sequence[Row]) -> list[list[str]]:
+def summary(rows: Sequence[Row]) -> list[list[str]]:
     """The table `routers` for people, as rows of cells below a heading."""
     heading = ["router", "experts", "dead", "evenness", "IoU", "similarity", "I(token)", "I(position)"]
     columns = ("usage_perplexity", "overlap", "similarity", "token_information", "position_information")
     cells = [heading]
+    several = len({row["model"] for row in rows}) > 1
     for row in rows:
-        model = f"{row['model']} " if len(recordings) > 1 else ""
+        model = f"{row['model']} " if several else ""
         experts = f"{row['groups']}×{row['experts']}" if row["groups"] > 1 else str(row["experts"])
         figures = ("–" if row[column] is None else f"{row[column]:.3f}" for column in columns)
         name = f"{model}{row['layer']}.{row['router']}"

@@ -238,5 +238,5 @@ def _lines(recordings: Mapping[str, Recording], numbers: Mapping[str, list[Row]]
     ]
     rows = numbers.get("routers", [])
     if rows:
-        lines += ["", *aligned(summary(recordings, rows))]
+        lines += ["", *aligned(summary(rows))]
     return [*lines, "", f"figures, tables and page: {out}"]

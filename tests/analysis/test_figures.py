@@ -44,15 +44,13 @@ def test_what_there_is_nothing_to_show_in_is_left_out():
 
 def test_models_of_different_routers_side_by_side():
     text = {"text": list(batches())}
-    recordings = {
-        "moeut": record(build(MOEUT), text),
-        "sut": record(build(SUT), text),
-        "dense": record(build(DENSE), text),
-    }
-    assert router_names(recordings) == ["attention_value", "attention_output", "feed_forward", "attention"]
+    configs = {"moeut": replace(MOEUT, attention=DENSE.attention), "sut": SUT, "dense": DENSE}
+    recordings = {name: record(build(config), text) for name, config in configs.items()}
+    assert router_names(recordings) == ["feed_forward", "attention"]
     found = dict(figures(recordings))
     shown = [axes.get_title() for axes in found["overlap-feed_forward"].axes if axes.images]
     assert shown == ["moeut, layer 0", "sut, layer 0", "moeut, layer 1"]
+    assert [axes.get_title() for axes in found["overlap-attention"].axes if axes.images] == ["sut, layer 0"]
     assert len(found["logit_lens"].axes[0].get_lines()) == 3
 
 

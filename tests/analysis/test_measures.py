@@ -81,6 +81,7 @@ def test_layer_similarity():
 
 def test_between_depths():
     assert measures.between_depths(np.array([[1, 0.2, 0.4], [9, 1, 0.6], [9, 9, 1]])) == pytest.approx(0.4)
+    assert measures.between_depths(np.array([[1, 0.2, NAN], [9, 1, NAN], [9, 9, NAN]])) == pytest.approx(0.2)
     assert math.isnan(measures.between_depths(np.array([[1.0]])))
 
 

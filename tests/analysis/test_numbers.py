@@ -88,11 +88,11 @@ def test_halting_belongs_to_models_that_halt(found):
 
 
 def test_a_summary_names_models_only_where_there_are_two(found):
-    numbers, recordings = found
-    heading, *cells = summary(recordings, numbers["routers"])
+    rows = found[0]["routers"]
+    heading, *cells = summary(rows)
     assert {len(row) for row in cells} == {len(heading)}
     assert cells[0][:2] == ["moeut 0.attention_value", "2 of 2×3"]
-    [_, first, *_] = summary({"moeut": recordings["moeut"]}, numbers["routers"])
+    [_, first, *_] = summary([row for row in rows if row["model"] == "moeut"])
     assert first[0] == "0.attention_value"
 
 
