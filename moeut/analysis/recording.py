@@ -63,7 +63,7 @@ def record(model: LanguageModel, texts: Mapping[str, Iterable[Batch]], *, sample
     routers = router_tallies(model, len(texts))
     stream, halting = StreamTally(model), None if model.config.halting is None else HaltingTally(model)
     token_counts = torch.zeros(model.config.vocab_size, dtype=torch.int64, device=device)
-    nats, seen = torch.zeros((), dtype=torch.float64, device=device), 0
+    nats, seen = 0.0, 0
     was_training = model.training
     model.eval()
     try:
@@ -84,14 +84,14 @@ def record(model: LanguageModel, texts: Mapping[str, Iterable[Batch]], *, sample
                 if halting is not None:
                     halting.add(output.expected_layers, tokens, places)
                 token_counts += tokens.bincount(minlength=len(token_counts))
-                nats += output.cross_entropy * len(counted)
+                nats += float(output.cross_entropy) * len(counted)
                 seen += len(counted)
     finally:
         model.train(was_training)
     if not seen:
         raise ValueError("there is no text to analyse: no token has a next one")
     return Recording(
-        tuple(model.config.schedule), tuple(texts), token_counts.cpu().numpy(), float(nats) / seen,
+        tuple(model.config.schedule), tuple(texts), token_counts.cpu().numpy(), nats / seen,
         tuple(router.recording() for router in routers), stream.recording(),
         None if halting is None else halting.recording(),
     )  # fmt: skip

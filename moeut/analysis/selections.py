@@ -46,7 +46,10 @@ class RouterRecording:
 
 
 class RouterTally:
-    """The sums of a `RouterRecording` on the model's device, with one expert more in each group, which is nobody."""
+    """The sums of a `RouterRecording`, with one expert more in each group, which is nobody.
+
+    Counts are on the model's device, sums of ratios on the CPU, since not all devices have float64.
+    """
 
     def __init__(
         self, router: Router | SoftmaxRouter, layer: int, depths: tuple[int, ...], vocab_size: int, sources: int
@@ -58,7 +61,7 @@ class RouterTally:
         groups, width = router.weight.shape[0] // self.nobody, self.nobody + 1
         self.counts = torch.zeros(repeats, vocab_size, groups, width, dtype=torch.int32, device=device)
         self.place_counts = torch.zeros(sources, POSITION_RANGES, groups, width, dtype=torch.int64, device=device)
-        self.overlap = torch.zeros(groups, repeats, repeats, dtype=torch.float64, device=device)
+        self.overlap = torch.zeros(groups, repeats, repeats, dtype=torch.float64)
         self.overlap_positions = torch.zeros(groups, repeats, repeats, dtype=torch.int64, device=device)
 
     def add(
@@ -75,7 +78,7 @@ class RouterTally:
             count(self.place_counts[source], ranges, experts)
         for part in torch.stack(selected, dim=-2).split(POSITIONS_AT_A_TIME):
             ratios, both = overlaps(part, self.nobody)
-            self.overlap += ratios
+            self.overlap += ratios.cpu()
             self.overlap_positions += both
 
     def recording(self) -> RouterRecording:
@@ -83,7 +86,7 @@ class RouterTally:
         return RouterRecording(
             self.name, self.layer, self.depths, self.num_experts_per_tok,
             self.counts[..., :-1].cpu().numpy(), self.place_counts[..., :-1].cpu().numpy(),
-            self.overlap.cpu().numpy(), self.overlap_positions.cpu().numpy(),
+            self.overlap.numpy(), self.overlap_positions.cpu().numpy(),
         )  # fmt: skip
 
 
@@ -114,7 +117,7 @@ def overlaps(selected: Tensor, nobody: int) -> tuple[Tensor, Tensor]:
     union = sizes.unsqueeze(-1) + sizes.unsqueeze(-2) - common
     present = sizes > 0
     both = present.unsqueeze(-1) & present.unsqueeze(-2)
-    return (common / union.clamp(min=1)).sum(dim=0, dtype=torch.float64), both.sum(dim=0)
+    return (common / union.clamp(min=1)).sum(dim=0), both.sum(dim=0)
 
 
 def position_ranges(length: int) -> NDArray[np.int64]:

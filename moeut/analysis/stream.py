@@ -32,14 +32,14 @@ class StreamRecording:
 
 
 class StreamTally:
-    """The sums of a `StreamRecording` on the model's device."""
+    """The sums of a `StreamRecording`, in float64 and therefore on the CPU."""
 
     def __init__(self, model: LanguageModel) -> None:
-        device, depths = model.embedding.weight.device, model.config.num_hidden_layers + 1
+        depths = model.config.num_hidden_layers + 1
         self.model, self.positions = model, 0
-        self.norm = torch.zeros(depths, dtype=torch.float64, device=device)
+        self.norm = torch.zeros(depths, dtype=torch.float64)
         self.update, self.relative_update = torch.zeros_like(self.norm[1:]), torch.zeros_like(self.norm[1:])
-        self.cosine = torch.zeros(depths, depths, dtype=torch.float64, device=device)
+        self.cosine = torch.zeros(depths, depths, dtype=torch.float64)
         self.cross_entropy = torch.zeros_like(self.norm)
 
     def add(self, hidden_states: Sequence[Tensor], targets: Tensor, places: Tensor) -> None:
@@ -55,19 +55,19 @@ class StreamTally:
         updates = torch.linalg.vector_norm(streams.diff(dim=0), dim=-1)
         directions = (streams / divisors.unsqueeze(-1)).flatten(1)
         self.positions += len(places)
-        self.norm += norms.sum(dim=1, dtype=torch.float64)
-        self.update += updates.sum(dim=1, dtype=torch.float64)
-        self.relative_update += (updates / divisors[:-1]).sum(dim=1, dtype=torch.float64)
-        self.cosine += directions @ directions.T
+        self.norm += norms.sum(dim=1).cpu()
+        self.update += updates.sum(dim=1).cpu()
+        self.relative_update += (updates / divisors[:-1]).sum(dim=1).cpu()
+        self.cosine += (directions @ directions.T).cpu()
         answers = targets.flatten()[places]
         for depth, state in enumerate(states):
             logits = self.model.lm_head(self.model.norm(state))
-            self.cross_entropy[depth] += len(places) * mean_cross_entropy(logits[None], answers[None])
+            self.cross_entropy[depth] += len(places) * mean_cross_entropy(logits[None], answers[None]).cpu()
 
     def recording(self) -> StreamRecording:
         """The means of what has been added so far."""
         sums = (self.norm, self.update, self.relative_update, self.cosine, self.cross_entropy)
-        return StreamRecording(self.positions, *((total / self.positions).cpu().numpy() for total in sums))
+        return StreamRecording(self.positions, *((total / self.positions).numpy() for total in sums))
 
 
 @dataclass(frozen=True)
@@ -83,17 +83,16 @@ class HaltingRecording:
 
 
 class HaltingTally:
-    """The sums of a `HaltingRecording` on the model's device."""
+    """The sums of a `HaltingRecording`, in float64 and therefore on the CPU."""
 
     def __init__(self, model: LanguageModel) -> None:
-        device = model.embedding.weight.device
-        self.layers = torch.zeros(model.config.vocab_size, dtype=torch.float64, device=device)
+        self.layers = torch.zeros(model.config.vocab_size, dtype=torch.float64)
         self.tokens = torch.zeros_like(self.layers)
-        self.positions = torch.zeros(model.config.num_hidden_layers, dtype=torch.int64, device=device)
+        self.positions = torch.zeros(model.config.num_hidden_layers, dtype=torch.int64)
 
     def add(self, expected_layers: Tensor, tokens: Tensor, places: Tensor) -> None:
         """Add a batch. expected_layers: [B, T]; tokens: [N], the input tokens at `places` among the B·T positions."""
-        layers = expected_layers.flatten()[places].double()
+        layers, tokens = expected_layers.flatten()[places].cpu().double(), tokens.cpu()
         self.layers.index_add_(0, tokens, layers)
         self.tokens.index_add_(0, tokens, torch.ones_like(layers))
         last = len(self.positions) - 1
@@ -101,4 +100,4 @@ class HaltingTally:
 
     def recording(self) -> HaltingRecording:
         """What has been added so far."""
-        return HaltingRecording((self.layers / self.tokens).cpu().numpy(), self.positions.cpu().numpy())
+        return HaltingRecording((self.layers / self.tokens).numpy(), self.positions.numpy())
