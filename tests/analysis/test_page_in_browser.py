@@ -119,7 +119,7 @@ def test_hovering_shows_the_experts_at_each_depth(view: View):
 def test_heads_stand_beside_each_other(view: View):
     read = reading()
     view.open(model(read))
-    assert [cell.text for cell in view.all("#choices thead th")] == ["depth", "head 0", "head 1"]
+    assert [cell.text for cell in view.all("#choices thead th")] == ["depth, head", "0", "1"]
     assert [cell.text for cell in view.all("#choices tbody th")] == ["0", "2", "4"]
     assert chips(view) == [[str(expert) for expert in row.flat] for row in read.routers[0].experts[0]]
 

@@ -27,8 +27,7 @@ function setModel(index) {
   const token = (piece) => make("span", { role: "option", tabIndex: -1 }, visible(piece));
   byId("text").replaceChildren(...pieces.map(token));
   byId("router").replaceChildren(...routers.map(({ key }, value) => make("option", { value }, key)));
-  byId("routers").hidden = routers.length < 2;
-  byId("none").hidden = routers.length > 0;
+  [byId("routers").hidden, byId("none").hidden] = [routers.length < 2, routers.length > 0];
   for (const id of ["choices", "expert", "usage"]) byId(id).hidden = !routers.length;
   setRouter(Math.max(0, routers.findIndex(({ key }) => key === before)));
 }
@@ -39,6 +38,7 @@ function setRouter(index) {
   if (router()) {
     byId("router").value = index;
     byId("choices").replaceChildren(tableOfChoices(router()));
+    byId("choices").style.setProperty("--digits", `${router().numExperts - 1}`.length);
     byId("corpus").textContent = `${router().key}, in ${page.corpus}`;
     byId("even").textContent = `The line is even use, ${PERCENT.format(1 / router().numExperts)}.`;
     describeCell(null);
@@ -104,14 +104,14 @@ function showToken(changes) {
 }
 
 /** One of some choices, [value, label] each; a choice of one is not offered. */
-function radios(fieldset, choices, current, choose) {
+function radios(group, choices, current, choose) {
   const labels = choices.map(([value, label]) => {
-    const input = make("input", { type: "radio", name: fieldset.id, value, checked: value === current });
-    input.addEventListener("change", () => choose(value));
+    const input = make("input", { type: "radio", name: group.id, value, checked: value === current });
+    input.onchange = () => choose(value);
     return make("label", { title: label }, input, make("span", {}, label));
   });
-  fieldset.replaceChildren(fieldset.querySelector("legend"), ...labels);
-  fieldset.hidden = choices.length < 2;
+  group.replaceChildren(group.querySelector("legend"), ...labels);
+  group.hidden = choices.length < 2;
 }
 
 on("text", "focusin", ({ target }) => showToken({ token: placeOf(target) }));

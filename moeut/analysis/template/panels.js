@@ -25,11 +25,11 @@ function factsOf({ pieces, losses, layers, numLayers }, router, token) {
 
 /** A table with a row for each depth and a button for each choice; `fillChoices` fills it. */
 function tableOfChoices({ depths, numGroups, numChoices }) {
-  const title = (group) => make("th", {}, numGroups > 1 ? `head ${group}` : "experts, the first choice first");
+  const title = (group) => make("th", {}, numGroups > 1 ? group : "experts, the first choice first");
   const cell = () => make("td", {}, ...listOf(numChoices, () => make("button", { className: "chip", tabIndex: -1 })));
   const rows = depths.map((depth) => make("tr", {}, make("th", { scope: "row" }, depth), ...listOf(numGroups, cell)));
   rows[0].querySelector(".chip").tabIndex = 0;
-  const head = make("tr", {}, make("th", {}, "depth"), ...listOf(numGroups, title));
+  const head = make("tr", {}, make("th", {}, numGroups > 1 ? "depth, head" : "depth"), ...listOf(numGroups, title));
   return make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows));
 }
 
