@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 LAYERS = 4
 """So many layers of a group are drawn; the numbers have all."""
 FREQUENT_TOKENS = 6000
+SOURCES = 24
+"""So many sources are drawn, the largest ones."""
+LETTERS = 24
+"""Names of models and sources that are longer are cut."""
 Routers = Mapping[str, Sequence[RouterRecording]]
 """The routers of one name in each model, a layer each."""
 
@@ -26,6 +30,7 @@ def figures(recordings: Mapping[str, Recording]) -> Iterator[tuple[str, "Figure"
 
     What compares depths is left out where no layer runs twice, and what compares sources where there is one.
     """
+    recordings = dict(zip(short(list(recordings)), recordings.values(), strict=True))
     for name in router_names(recordings):
         routers = {
             model: [router for router in recording.routers if router.name == name]
@@ -50,6 +55,12 @@ def figures(recordings: Mapping[str, Recording]) -> Iterator[tuple[str, "Figure"
 def router_names(recordings: Mapping[str, Recording]) -> list[str]:
     """The names of the routers of all models, each once."""
     return list(dict.fromkeys(router.name for recording in recordings.values() for router in recording.routers))
+
+
+def short(names: Sequence[str]) -> list[str]:
+    """Names that fit into a figure: the end of each that is long, with a number where these ends are alike."""
+    ends = [name if len(name) <= LETTERS else f"…{name[1 - LETTERS :]}" for name in names]
+    return ends if len(set(ends)) == len(ends) else [f"{number}: {end}" for number, end in enumerate(ends, 1)]
 
 
 def position_names() -> list[str]:
@@ -90,9 +101,15 @@ def _of_router(routers: Routers, recordings: Mapping[str, Recording]) -> Iterato
         names,
     )
     yield "position", plots.lift_by_place(positions, "position in the block")
-    sources = list(next(iter(recordings.values())).sources)
+    sources = short(next(iter(recordings.values())).sources)
     if len(sources) > 1:
-        places = _grid(routers, lambda router, _: measures.lift(side_by_side(router.place_counts.sum(axis=1))), sources)
+        uses = next(iter(routers.values()))[0].place_counts.sum(axis=(1, 2, 3))
+        drawn = sorted(np.argsort(-uses, kind="stable")[:SOURCES].tolist())
+        places = _grid(
+            routers,
+            lambda router, _: measures.lift(side_by_side(router.place_counts.sum(axis=1)))[drawn],
+            [sources[number] for number in drawn],
+        )
         yield "source", plots.lift_by_place(places, "source")
 
 

@@ -44,7 +44,6 @@ from moeut.training.progress import Progress
 
 ANALYSIS, PAGE = "analysis.json", "index.html"
 PNG_DPI = 300
-LABEL_LETTERS = 24
 Sources = Mapping[str, Sequence[TokenStream]]
 """The texts of each source, by its name, in the tokens of one model."""
 
@@ -105,12 +104,6 @@ def analyse(names: Sequence[str], plan: AnalysisPlan, out: Path, progress: Progr
     corpus = f"{recordings[names[0]].tokens:,} tokens of {', '.join(sources[names[0]])}"
     _write(out, recordings, numbers, page(models, corpus), facts, progress)
     return Analysed({"folder": str(out), **facts}, _lines(recordings, numbers, out))
-
-
-def short(names: Sequence[str]) -> list[str]:
-    """Names that fit into a figure: the end of each that is long, with a number where these ends are alike."""
-    ends = [name if len(name) <= LABEL_LETTERS else f"…{name[1 - LABEL_LETTERS :]}" for name in names]
-    return ends if len(set(ends)) == len(ends) else [f"{number}: {end}" for number, end in enumerate(ends, 1)]
 
 
 def _refuse_what_is_in_the_way(out: Path) -> None:
@@ -189,11 +182,10 @@ def _write(
     out: Path, recordings: Mapping[str, Recording], numbers: Mapping[str, list[Row]], html: str,
     facts: dict[str, Any], progress: Progress,
 ) -> None:  # fmt: skip
-    labels = dict(zip(recordings, short(list(recordings)), strict=True))
     with workplace(out) as partial:
         clear(partial)
         try:
-            _write_figures(partial / "figures", {labels[name]: found for name, found in recordings.items()}, progress)
+            _write_figures(partial / "figures", recordings, progress)
             _write_tables(partial / "tables", numbers)
             with replacing(partial / PAGE) as file:
                 file.write_text(html, encoding="utf-8")

@@ -3,11 +3,12 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from looked_at import DENSE, MOEUT, SUT, batches, build
 
-from moeut.analysis import record
-from moeut.analysis.figures import figures, position_names, router_names
+from moeut.analysis import measures, record
+from moeut.analysis.figures import SOURCES, figures, position_names, router_names, short
 from moeut.analysis.selections import POSITION_RANGES
 
 pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'moeut[plot]'")
@@ -52,6 +53,28 @@ def test_models_of_different_routers_side_by_side():
     assert shown == ["moeut, layer 0", "sut, layer 0", "moeut, layer 1"]
     assert [axes.get_title() for axes in found["overlap-attention"].axes if axes.images] == ["sut, layer 0"]
     assert len(found["logit_lens"].axes[0].get_lines()) == 3
+
+
+def test_long_names_are_shortened():
+    assert short(["a", "runs/b"]) == ["a", "runs/b"]
+    long = [f"{kind}/with/a/very/long/path/to/the/final" for kind in "ab"]
+    assert short(long) == ["1: …/long/path/to/the/final", "2: …/long/path/to/the/final"]
+    assert short(["short", long[0]]) == ["short", "…/long/path/to/the/final"]
+
+
+def test_the_largest_of_many_sources_are_drawn():
+    """Of thirty, the last of which is twice as long as the others: it, and the first ones."""
+    model = build(replace(MOEUT, attention=DENSE.attention, num_hidden_layers=2))
+    texts = {f"{number}": batches(rows=1 + (number == 29), number=1, seed=number) for number in range(30)}
+    recording = record(model, texts)
+    [axes, *_] = dict(figures({"mine": recording}))["source-feed_forward"].axes
+    shown: Any = axes.images[0].get_array()
+    assert len(shown) == SOURCES
+    lift = measures.lift(recording.routers[0].place_counts.sum(axis=1)[:, 0])
+    with np.errstate(divide="ignore"):
+        expected = np.clip(np.log2(lift), -2, 2)
+    for row, source in ((0, 0), (SOURCES - 2, SOURCES - 2), (SOURCES - 1, 29)):
+        assert np.sort(shown[row]) == pytest.approx(np.sort(expected[source]))
 
 
 def test_ranges_of_positions_have_names():

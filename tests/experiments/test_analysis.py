@@ -17,7 +17,7 @@ from small_run import prepared, small_run
 
 from moeut.cli import main
 from moeut.data.tokens import TokenStream
-from moeut.experiments.analysis import ANALYSIS, PAGE, AnalysisPlan, analyse, example, short
+from moeut.experiments.analysis import ANALYSIS, PAGE, AnalysisPlan, analyse, example
 from moeut.experiments.run import train
 from moeut.experiments.subjects import Reading
 from moeut.model.attention import DenseAttentionConfig
@@ -139,13 +139,6 @@ def test_a_dense_model_says_that_it_has_no_experts(folder: Path, moeut: Run, tmp
         "update_sizes", "hidden_states", "logit_lens"
     }  # fmt: skip
     assert (tmp_path / "out" / PAGE).is_file()
-
-
-def test_long_names_are_shortened():
-    assert short(["a", "runs/b"]) == ["a", "runs/b"]
-    long = [f"{kind}/with/a/very/long/path/to/the/final" for kind in "ab"]
-    assert short(long) == ["1: …/long/path/to/the/final", "2: …/long/path/to/the/final"]
-    assert short(["short", long[0]]) == ["short", "…/long/path/to/the/final"]
 
 
 def test_the_page_shows_the_first_document_that_fills_it():
