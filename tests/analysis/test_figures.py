@@ -74,7 +74,7 @@ def test_the_largest_of_many_sources_are_drawn():
     with np.errstate(divide="ignore"):
         expected = np.clip(np.log2(lift), -2, 2)
     for row, source in ((0, 0), (SOURCES - 2, SOURCES - 2), (SOURCES - 1, 29)):
-        assert np.sort(shown[row]) == pytest.approx(np.sort(expected[source]))
+        assert np.sort(np.asarray(shown[row])) == pytest.approx(np.sort(expected[source]))
 
 
 def test_ranges_of_positions_have_names():
