@@ -42,7 +42,7 @@ from moeut.model.tensor_files import write_json
 from moeut.settings import IGNORED_TARGET
 from moeut.training.progress import Progress
 
-ANALYSIS, PAGE = "analysis.json", "index.html"
+ANALYSIS, PAGE, FIGURES, TABLES = "analysis.json", "index.html", "figures", "tables"
 PNG_DPI = 300
 Sources = Mapping[str, Sequence[TokenStream]]
 """The texts of each source, by its name, in the tokens of one model."""
@@ -110,7 +110,8 @@ def _refuse_what_is_in_the_way(out: Path) -> None:
     recover(out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: a file is in the way; choose another folder with --out")
-    if out.exists() and any(out.iterdir()) and not (out / ANALYSIS).is_file():
+    names = {entry.name for entry in out.iterdir()} if out.exists() else set()
+    if names and not {ANALYSIS} <= names <= {ANALYSIS, PAGE, FIGURES, TABLES}:
         raise ValueError(f"{out}: something else than an analysis is in the way; choose another folder with --out")
 
 
@@ -185,8 +186,8 @@ def _write(
     with workplace(out) as partial:
         clear(partial)
         try:
-            _write_figures(partial / "figures", recordings, progress)
-            _write_tables(partial / "tables", numbers)
+            _write_figures(partial / FIGURES, recordings, progress)
+            _write_tables(partial / TABLES, numbers)
             with replacing(partial / PAGE) as file:
                 file.write_text(html, encoding="utf-8")
             write_json(partial / ANALYSIS, facts)

@@ -170,6 +170,15 @@ def test_a_mistake_is_one_line(arguments: list[str], expected: str, moeut: Run, 
     assert names(folder) == before
 
 
+def test_what_somebody_put_beside_an_analysis_is_not_replaced(folder: Path, tmp_path: Path, moeut: Run):
+    (tmp_path / ANALYSIS).write_text("{}")
+    (tmp_path / "notes.txt").write_text("mine")
+    code, _, err = moeut("analyse", "run", "--out", str(tmp_path), "--quiet")
+    assert code == 2
+    assert "something else than an analysis is in the way" in err
+    assert names(tmp_path) == {ANALYSIS, "notes.txt"}
+
+
 def test_a_model_of_others_cannot_be_asked(tmp_path: Path, moeut: Run):
     save_rival(tmp_path / "rival")
     code, _, err = moeut(
