@@ -3,6 +3,7 @@
 Each takes the options that `moeut.cli` has read, prints its result to stdout, and returns the exit code.
 """
 
+from moeut.commands.analysis import analyse
 from moeut.commands.answers import DEFAULT_DATA, DEFAULT_PRESET
 from moeut.commands.data import prepare
 from moeut.commands.evaluation import evaluate
@@ -12,5 +13,5 @@ from moeut.commands.training import demo, train
 
 __all__ = [
     "DEFAULT_DATA", "DEFAULT_PRESET",
-    "convert", "demo", "describe", "evaluate", "generate", "match", "prepare", "serve", "train",
+    "analyse", "convert", "demo", "describe", "evaluate", "generate", "match", "prepare", "serve", "train",
 ]  # fmt: skip
