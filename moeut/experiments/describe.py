@@ -64,14 +64,14 @@ def table(described: dict[str, dict[str, Any]]) -> list[str]:
     by_name = {name: {row.label: row.value for row in rows(facts)} for name, facts in described.items()}
     labels = [row.label for row in rows(next(iter(described.values())))]
     side_by_side = [["", *by_name], *([label, *(of[label] for of in by_name.values())] for label in labels)]
-    lines = _aligned(side_by_side)
+    lines = aligned(side_by_side)
     if len(lines[0]) <= WIDTH:
         return lines
     listed = [[name, *(of[label] for label in LISTED)] for name, of in by_name.items()]
-    return _aligned([["", *(label.strip() for label in LISTED)], *listed])
+    return aligned([["", *(label.strip() for label in LISTED)], *listed])
 
 
-def _aligned(cells: list[list[str]]) -> list[str]:
+def aligned(cells: list[list[str]]) -> list[str]:
     """Rows of cells as lines, the first column to the left and the others to the right."""
     first, *others = (max(map(len, column)) for column in zip(*cells, strict=True))
     return [

@@ -1,0 +1,166 @@
+"""How is a study carried out? Run after run, each in a process of its own, by as many callers as one likes.
+
+Whoever calls takes the next run that is neither finished nor claimed by somebody else, and ends when none is left. A
+run is `moeut train` in a child process: its memory is its own, which is measured, and if it dies it dies alone.
+"""
+
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from moeut.experiments.dry_run import duration
+from moeut.experiments.reproduction.claims import Taken, claimed
+from moeut.experiments.reproduction.expectation import seconds_of
+from moeut.experiments.reproduction.results import Numbers, measured_file, numbers_of, trained_numbers
+from moeut.experiments.reproduction.runs import Run
+from moeut.experiments.reproduction.study import Study
+from moeut.experiments.reproduction.texts import data_folder, prepare_text
+from moeut.experiments.run_folder import RUN_CONFIG
+from moeut.model.tensor_files import write_json
+from moeut.training.distributed import Ranks, pick_device
+from moeut.training.interruption import interruption
+from moeut.training.progress import Progress
+from moeut.training.retention import checkpoints
+from moeut.trees import write_yaml
+
+POLL_SECONDS = 0.1
+WAIT_SECONDS = 2.0
+INTERRUPTED = {128 + number: number for number in (signal.SIGINT, signal.SIGTERM)}
+"""Exit codes of a training that was stopped, and what stopped it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manner:
+    """How runs are carried out. processes: so many train a run together, by torchrun. takeover: see `claimed`."""
+
+    out: Path
+    device: str = "auto"
+    processes: int = 1
+    takeover: bool = False
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How it ended. failed: runs that went wrong, and how. taken: those of others. interrupted_by: a signal before its end."""
+
+    failed: dict[str, str]
+    taken: dict[str, str]
+    interrupted_by: int | None = None
+
+
+class _Failure(Exception):
+    """A training that ended otherwise than it should."""
+
+
+class _Interrupted(Exception):  # noqa: N818 (nothing went wrong)
+    """A signal; the training has been saved."""
+
+
+def prepare_texts(corpora: Iterable[str], manner: Manner, progress: Progress, *, vocab_size: int, max_tokens: int):
+    """Prepare the corpora of a study, or wait for whoever is at it. Raises ValueError where that cannot be done."""
+    for corpus in dict.fromkeys(corpora):
+        folder, told = data_folder(corpus, manner.out), False
+        while True:
+            try:
+                with claimed(manner.out / "claims" / f"data-{folder.name}", takeover=True):
+                    prepare_text(corpus, folder, vocab_size=vocab_size, max_tokens=max_tokens, progress=progress)
+                break
+            except Taken as taken:
+                if not told:
+                    progress.warn(f"{taken}; waiting")
+                told = True
+                time.sleep(WAIT_SECONDS)
+
+
+def carry_out(
+    study: Study, runs: Callable[[], list[Run]], manner: Manner, measure: Callable[[Path], Numbers] | None,
+    progress: Progress,
+) -> Outcome:  # fmt: skip
+    """Carry out whatever of the runs is neither finished nor claimed by somebody else.
+
+    runs: those that are known to be needed; asked again after each, since results decide what else is. measure: what
+    the study asks of a trained model. A run that fails is left, and the others go on. Raises ValueError where a run
+    folder belongs to another configuration.
+    """
+    failed: dict[str, str] = {}
+    while True:
+        needed = runs()
+        todo = [run for run in needed if run.name not in failed and numbers_of(run, study, manner.out) is None]
+        taken: dict[str, str] = {}
+        for run in todo:
+            try:
+                with claimed(manner.out / "claims" / run.name, takeover=manner.takeover) as lock:
+                    progress.say(_standing(run, needed, todo, manner))
+                    _finish(run, study, manner, measure, lock)
+                break
+            except Taken as reason:
+                taken[run.name] = str(reason)
+            except _Failure as reason:
+                failed[run.name] = str(reason)
+                break
+            except _Interrupted as signal_:
+                return Outcome(failed, taken, signal_.args[0])
+        else:
+            return Outcome(failed, taken)
+
+
+def train_command(run: Run, manner: Manner) -> list[str]:
+    """The command that trains a run whose folder has its configuration."""
+    folder = run.folder(manner.out)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(manner.processes)]
+    return [
+        sys.executable,
+        *(launcher if manner.processes > 1 else []),
+        "-m", "moeut", "train",
+        "--config", str(folder / RUN_CONFIG), "--run-folder", str(folder), "--device", manner.device,
+        *(["--quiet"] if manner.quiet else []),
+    ]  # fmt: skip
+
+
+def _finish(
+    run: Run, study: Study, manner: Manner, measure: Callable[[Path], Numbers] | None, lock: int
+) -> None:
+    """Train a run to its end, if it is not there, and measure it."""
+    folder, config = run.folder(manner.out), run.config(manner.out)
+    if trained_numbers(folder, config) is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not checkpoints(folder):
+            write_yaml(folder / RUN_CONFIG, config)
+        _train(train_command(run, manner), lock)
+    file = measured_file(folder, study)
+    if measure is not None and not file.is_file():
+        file.parent.mkdir(exist_ok=True)
+        write_json(file, measure(folder))
+
+
+def _train(command: list[str], lock: int) -> None:
+    """Run the command. A terminal's Ctrl-C reaches it by itself; SIGTERM is passed on to it."""
+    with interruption() as noted, subprocess.Popen(command, pass_fds=(lock,), stdout=subprocess.DEVNULL) as child:
+        while noted.received != signal.SIGTERM and child.poll() is None:
+            time.sleep(POLL_SECONDS)
+        if child.poll() is None:
+            child.terminate()
+        code = child.wait()
+    if noted.received or code in INTERRUPTED:
+        raise _Interrupted(noted.received or INTERRUPTED[code])
+    if code < 0:
+        raise _Failure(f"ended by {signal.Signals(-code).name}; after SIGKILL, memory may have run out")
+    if code:
+        raise _Failure(f"ended with exit code {code}; {shlex.join(command)}")
+
+
+def _standing(run: Run, needed: list[Run], todo: list[Run], manner: Manner) -> str:
+    """What comes next, and how long all of it may take."""
+    ranks = Ranks(world_size=manner.processes, device=pick_device(manner.device))
+    seconds = seconds_of(needed, manner.out, ranks)
+    left = sum(seconds[one.name] for one in todo)
+    return (
+        f"{run.name}: {len(needed) - len(todo):,} of {len(needed):,} runs are finished; about "
+        f"{duration(seconds[run.name])} for this one, {duration(left)} for all that are left"
+    )

@@ -1,0 +1,154 @@
+"""Who is compared? Systems, each made beside a MoEUT with as many parameters (paper, section 3).
+
+What is set to meet the parameters is what `moeut match` sets: the number of experts, or the width of a dense MLP. Sizes
+that the paper has are its own (`moeut.presets`); these functions make all others.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+from moeut.experiments.budget import match, nearest
+from moeut.model.cost import cost
+from moeut.model.language_model import ModelConfig
+from moeut.model.layer import NormName
+from moeut.model.routing import BalanceScope
+from moeut.model.sigma_moe import SigmaMoEConfig
+from moeut.model.switchhead import SwitchHeadConfig
+from moeut.variants import dense, gated, grouped, sut, universal
+
+
+class System(NamedTuple):
+    """A kind of model that takes part in a comparison.
+
+    title: as figures and tables call it. variant: as `moeut.presets` and the names of runs do. beside: makes it of the
+    MoEUT that it is compared with.
+    """
+
+    title: str
+    variant: str
+    beside: Callable[[ModelConfig], ModelConfig]
+
+
+def as_large_as(moeut: ModelConfig, config: ModelConfig) -> ModelConfig:
+    """`config` with as many experts, or so wide an MLP, that it has the parameters of `moeut`."""
+    return match(config, {"parameters": cost(moeut).parameters}).config
+
+
+def dense_beside(moeut: ModelConfig) -> ModelConfig:
+    """A dense Transformer of the same width, depth and size of heads, whose heads together are as wide as the stream."""
+    heads = moeut.hidden_size // moeut.attention.head_dim
+    return as_large_as(moeut, _dense_shape(moeut, dense, heads))
+
+
+def universal_beside(moeut: ModelConfig) -> ModelConfig:
+    """A Universal Transformer: one dense layer, so wide that with an MLP four times as wide it is as large."""
+
+    def parameters(heads: int) -> int:
+        return cost(_dense_shape(moeut, universal, heads)).parameters
+
+    return as_large_as(moeut, _dense_shape(moeut, universal, nearest(parameters, cost(moeut).parameters, 1)))
+
+
+def sut_beside(moeut: ModelConfig) -> ModelConfig:
+    """A SUT of the same width and depth, with two experts selected that are as wide as all that the MoEUT selects."""
+    attention, experts = _attention(moeut), _experts(moeut)
+    return as_large_as(
+        moeut,
+        sut(
+            hidden_size=moeut.hidden_size,
+            num_hidden_layers=moeut.num_hidden_layers,
+            num_attention_heads=attention.num_attention_heads,
+            head_dim=attention.head_dim,
+            attention_experts=2 * attention.num_experts,
+            experts=experts.num_experts_per_tok,
+            expert_size=experts.num_experts_per_tok * experts.moe_intermediate_size // 2,
+            vocab_size=moeut.vocab_size,
+        ),
+    )
+
+
+def in_groups_of(group_size: int) -> System:
+    """A MoEUT with so many layers in its group; attention experts so that all layers together have as many."""
+
+    def beside(moeut: ModelConfig) -> ModelConfig:
+        attention, experts = _attention(moeut), _experts(moeut)
+        there = max(1, attention.num_experts * moeut.group_size // group_size)
+        return as_large_as(
+            moeut,
+            grouped(moeut, group_size=group_size, attention_experts=there, experts=experts.num_experts_per_tok),
+        )
+
+    return System("MoEUT", f"moeut-g{group_size}", beside)
+
+
+def with_norm(placement: NormName) -> System:
+    """A MoEUT with its layer norms elsewhere."""
+    return System(f"{placement}-layernorm", f"moeut-{placement}", lambda moeut: replace(moeut, norm=placement))
+
+
+def selecting(experts_per_tok: int) -> System:
+    """A MoEUT of which each token selects so many feed-forward experts of those that are there."""
+
+    def beside(moeut: ModelConfig) -> ModelConfig:
+        return replace(moeut, feed_forward=replace(_experts(moeut), num_experts_per_tok=experts_per_tok))
+
+    return System("MoEUT", f"moeut-k{experts_per_tok}", beside)
+
+
+def with_experts_of(size: int) -> System:
+    """A MoEUT with experts of this size, of which a token selects so many that it meets as many weights."""
+
+    def beside(moeut: ModelConfig) -> ModelConfig:
+        experts = _experts(moeut)
+        selected = experts.num_experts_per_tok * experts.moe_intermediate_size // size
+        fewer = replace(experts, num_experts_per_tok=selected, num_experts=selected, moe_intermediate_size=size)
+        return as_large_as(moeut, replace(moeut, feed_forward=fewer))
+
+    return System("MoEUT", f"moeut-s{size}", beside)
+
+
+def balanced_over(scope: BalanceScope) -> System:
+    """A MoEUT whose balance term averages the use of experts over something else than a sequence."""
+
+    def beside(moeut: ModelConfig) -> ModelConfig:
+        attention, experts = _attention(moeut), _experts(moeut)
+        return replace(
+            moeut,
+            attention=replace(attention, balance_scope=scope),
+            feed_forward=replace(experts, balance_scope=scope),
+        )
+
+    return System(f"balance over the {scope}", f"moeut-{scope}-balance", beside)
+
+
+MOEUT = System("MoEUT", "moeut", lambda moeut: moeut)
+AABB = System("MoEUT, AABB", "moeut-aabb", lambda moeut: replace(moeut, layer_order="aabb"))
+GATED = System(
+    "without SwitchHead", "moeut-gated",
+    lambda moeut: as_large_as(moeut, gated(moeut, experts=_experts(moeut).num_experts)),
+)  # fmt: skip
+SIGMA_MOE = System("σ-MoE", "sigma-moe", lambda moeut: in_groups_of(moeut.num_hidden_layers).beside(moeut))
+DENSE = System("dense", "dense", dense_beside)
+UNIVERSAL = System("Universal Transformer", "ut", universal_beside)
+SUT = System("SUT", "sut", sut_beside)
+SUT_WITHOUT_ACT = System("SUT without ACT", "sut-without-act", lambda moeut: replace(sut_beside(moeut), halting=None))
+
+
+def _dense_shape(moeut: ModelConfig, variant: Callable[..., ModelConfig], heads: int) -> ModelConfig:
+    """A dense model of the MoEUT's depth and size of heads, as wide as its heads, with the usual MLP."""
+    width = heads * moeut.attention.head_dim
+    return variant(
+        hidden_size=width, num_hidden_layers=moeut.num_hidden_layers, num_attention_heads=heads,
+        head_dim=moeut.attention.head_dim, intermediate_size=4 * width, vocab_size=moeut.vocab_size,
+    )  # fmt: skip
+
+
+def _attention(moeut: ModelConfig) -> SwitchHeadConfig:
+    assert isinstance(moeut.attention, SwitchHeadConfig)
+    return moeut.attention
+
+
+def _experts(moeut: ModelConfig) -> SigmaMoEConfig:
+    assert isinstance(moeut.feed_forward, SigmaMoEConfig)
+    return moeut.feed_forward

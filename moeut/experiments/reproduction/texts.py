@@ -1,0 +1,45 @@
+"""Which text do the runs of a study learn? A recipe of the package, Python's standard library, or one of the user's own.
+
+A corpus is named by what the user would say: `c4`, `stdlib`, a prepared folder, or files and folders of text.
+"""
+
+from pathlib import Path
+
+from moeut.data.prepare import prepare
+from moeut.data.recipe import HeldOutDocuments, RecipeConfig, read_recipe, recipe_config, recipe_names
+from moeut.data.sources import FilesSource, StandardLibrarySource
+from moeut.data.tokenizer import BpeTokenizer
+from moeut.experiments.subjects import is_prepared
+from moeut.training.progress import Progress
+
+STANDARD_LIBRARY = "stdlib"
+HELD_OUT_SHARE = 0.02
+
+
+def short_name(corpus: str) -> str:
+    """A corpus in names of runs and folders: `prose` for `texts/prose.jsonl.xz`."""
+    return Path(corpus).name.split(".")[0]
+
+
+def data_folder(corpus: str, out: Path) -> Path:
+    """Where a corpus is, or will be, prepared."""
+    return Path(corpus) if is_prepared(Path(corpus)) else out / "data" / short_name(corpus)
+
+
+def prepare_text(corpus: str, folder: Path, *, vocab_size: int, max_tokens: int, progress: Progress) -> None:
+    """Prepare a corpus in its folder, where that has not been done.
+
+    vocab_size, max_tokens: of a text that comes without a recipe; its tokenizer is byte-level BPE, and a fiftieth of
+    its documents is held out. Raises ValueError where there is no such text.
+    """
+    if is_prepared(Path(corpus)):
+        return
+    if corpus in recipe_names():
+        recipe = recipe_config(read_recipe(corpus))
+    else:
+        source = StandardLibrarySource() if corpus == STANDARD_LIBRARY else FilesSource(paths=(corpus,))
+        recipe = RecipeConfig(
+            sources=(source,), max_tokens=max_tokens, tokenizer=BpeTokenizer(vocab_size=vocab_size),
+            held_out=HeldOutDocuments(share=HELD_OUT_SHARE),
+        )  # fmt: skip
+    prepare(folder, recipe, progress=progress, notice=progress.warn)
