@@ -38,8 +38,6 @@ def reproduce(options: argparse.Namespace) -> int:
             )
     except KeyboardInterrupt as interrupt:
         return exit_code(signal_of(interrupt))
-    if findings is None:
-        return exit_code(outcome.interrupted_by)
     folder = undertaking.manner.out / undertaking.study.name
     facts = {
         "report": str(folder / REPORT),
@@ -49,7 +47,11 @@ def reproduce(options: argparse.Namespace) -> int:
         },
         "left": findings.left,
     }
-    lines = [*aligned([list(row) for row in results(findings)]), "", *aligned([list(row) for row in directions(findings)])]
+    lines = [
+        *aligned([list(row) for row in results(findings)]),
+        "",
+        *aligned([list(row) for row in directions(findings)]),
+    ]
     lines.append(f"{folder / REPORT}: {len(findings.numbers):,} of {len(findings.runs):,} runs are finished")
     show(facts, lines, as_json=options.json)
     for name, why in outcome.failed.items():

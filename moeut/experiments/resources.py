@@ -2,7 +2,7 @@
 sequences fit into memory at a time."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -58,7 +58,7 @@ def resolved(config: RunConfig, ranks: Ranks, notice: Callable[[str], None]) -> 
 
 
 def _compiled_because_worth_it(config: RunConfig, ranks: Ranks, notice: Callable[[str], None]) -> bool:
-    expected = expected_seconds(config, ranks)
+    [expected] = expected_seconds([config], ranks)
     if expected < WORTH_COMPILING_SECONDS:
         return False
     if compiler() is None:
@@ -75,11 +75,16 @@ def _compiled_because_worth_it(config: RunConfig, ranks: Ranks, notice: Callable
     return True
 
 
-def expected_seconds(config: RunConfig, ranks: Ranks) -> float:
-    """Roughly how long the steps of a run take here: as fast as half of a large product on each device."""
-    training = config.training
-    macs = cost(config.model, training.context_length).training_macs_per_token * training.batch_tokens
-    return macs * training.num_steps / (SHARE_OF_PEAK * _macs_per_second(ranks.device) * ranks.world_size)
+def expected_seconds(configs: Sequence[RunConfig], ranks: Ranks) -> list[float]:
+    """Roughly how long the steps of each run take here: as fast as half of a large product on each device."""
+    speed = SHARE_OF_PEAK * _macs_per_second(ranks.device) * ranks.world_size
+    return [
+        cost(config.model, config.training.context_length).training_macs_per_token
+        * config.training.batch_tokens
+        * config.training.num_steps
+        / speed
+        for config in configs
+    ]
 
 
 def _macs_per_second(device: torch.device) -> float:

@@ -1,1 +1,1 @@
-"""How does one see for oneself what the paper found? Its figures and tables as runs, at any scale, and what came of them."""
+"""Is it as the paper says? Its figures and tables as runs, at any scale, and what came of them."""

@@ -21,7 +21,7 @@ from moeut.model.tensor_files import read_json, write_json
 OWNER = "owner.json"
 
 
-class Taken(ValueError):
+class TakenError(ValueError):
     """What one wants to do is claimed by another process; says which, and what to do if that has ended."""
 
 
@@ -41,7 +41,7 @@ class Owner(NamedTuple):
 def claimed(folder: Path, *, takeover: bool = False) -> Iterator[int]:
     """While inside, what `folder` stands for is this process's; gives the lock, for child processes to inherit.
 
-    takeover: also take a claim whose process has ended on this machine. Raises Taken where the claim is another's.
+    takeover: also take a claim whose process has ended on this machine. Raises TakenError where the claim is another's.
     """
     me = Owner(socket.gethostname(), os.getpid(), datetime.now(UTC).isoformat(timespec="seconds"))
     mine = folder.with_name(f".{folder.name}.{me.host}.{me.process}")
@@ -69,18 +69,18 @@ def _that_of_an_ended_process(folder: Path, takeover: bool) -> Iterator[int]:
         try:
             owner = Owner(**read_json(folder / OWNER))
         except ValueError:
-            raise Taken(f"{folder.name}: has just been given back; ask again") from None
+            raise TakenError(f"{folder.name}: has just been given back; ask again") from None
         try:
             lock = stack.enter_context(held_by_one_process(folder))
-            gone = not os.path.samestat(os.fstat(lock), folder.stat())
+            still_there = os.path.samestat(os.fstat(lock), folder.stat())
         except ValueError:
-            raise Taken(f"{folder.name}: {owner}, is at it") from None
+            raise TakenError(f"{folder.name}: {owner}, is at it") from None
         except FileNotFoundError:
-            gone = True
-        if gone:
-            raise Taken(f"{folder.name}: has just been given back; ask again")
+            lock, still_there = -1, False
+        if not still_there:
+            raise TakenError(f"{folder.name}: has just been given back; ask again")
         if owner.host != socket.gethostname():
-            raise Taken(f"{folder.name}: {owner}, claimed it; if that has ended, remove {folder}")
+            raise TakenError(f"{folder.name}: {owner}, claimed it; if that has ended, remove {folder}")
         if not takeover:
-            raise Taken(f"{folder.name}: {owner}, claimed it and has ended; --takeover goes on in its place")
+            raise TakenError(f"{folder.name}: {owner}, claimed it and has ended; --takeover goes on in its place")
         yield lock

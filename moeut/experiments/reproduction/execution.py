@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moeut.experiments.dry_run import duration
-from moeut.experiments.reproduction.claims import Taken, claimed
+from moeut.experiments.reproduction.claims import TakenError, claimed
 from moeut.experiments.reproduction.expectation import seconds_of
 from moeut.experiments.reproduction.results import Numbers, measured_file, numbers_of, trained_numbers
 from moeut.experiments.reproduction.runs import Run
@@ -47,19 +47,14 @@ class Manner:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How it ended. failed: runs that went wrong, and how. taken: those of others. interrupted_by: a signal before its end."""
+    """Runs that are not finished, and why: those that went wrong, and those that others are at."""
 
     failed: dict[str, str]
     taken: dict[str, str]
-    interrupted_by: int | None = None
 
 
-class _Failure(Exception):
+class _TrainingError(Exception):
     """A training that ended otherwise than it should."""
-
-
-class _Interrupted(Exception):  # noqa: N818 (nothing went wrong)
-    """A signal; the training has been saved."""
 
 
 def prepare_texts(corpora: Iterable[str], manner: Manner, progress: Progress, *, vocab_size: int, max_tokens: int):
@@ -71,7 +66,7 @@ def prepare_texts(corpora: Iterable[str], manner: Manner, progress: Progress, *,
                 with claimed(manner.out / "claims" / f"data-{folder.name}", takeover=True):
                     prepare_text(corpus, folder, vocab_size=vocab_size, max_tokens=max_tokens, progress=progress)
                 break
-            except Taken as taken:
+            except TakenError as taken:
                 if not told:
                     progress.warn(f"{taken}; waiting")
                 told = True
@@ -86,7 +81,7 @@ def carry_out(
 
     runs: those that are known to be needed; asked again after each, since results decide what else is. measure: what
     the study asks of a trained model. A run that fails is left, and the others go on. Raises ValueError where a run
-    folder belongs to another configuration.
+    folder belongs to another configuration, and KeyboardInterrupt, with the signal, where a training was stopped.
     """
     failed: dict[str, str] = {}
     while True:
@@ -99,13 +94,11 @@ def carry_out(
                     progress.say(_standing(run, needed, todo, manner))
                     _finish(run, study, manner, measure, lock)
                 break
-            except Taken as reason:
+            except TakenError as reason:
                 taken[run.name] = str(reason)
-            except _Failure as reason:
+            except _TrainingError as reason:
                 failed[run.name] = str(reason)
                 break
-            except _Interrupted as signal_:
-                return Outcome(failed, taken, signal_.args[0])
         else:
             return Outcome(failed, taken)
 
@@ -123,9 +116,7 @@ def train_command(run: Run, manner: Manner) -> list[str]:
     ]  # fmt: skip
 
 
-def _finish(
-    run: Run, study: Study, manner: Manner, measure: Callable[[Path], Numbers] | None, lock: int
-) -> None:
+def _finish(run: Run, study: Study, manner: Manner, measure: Callable[[Path], Numbers] | None, lock: int) -> None:
     """Train a run to its end, if it is not there, and measure it."""
     folder, config = run.folder(manner.out), run.config(manner.out)
     if trained_numbers(folder, config) is None:
@@ -148,11 +139,11 @@ def _train(command: list[str], lock: int) -> None:
             child.terminate()
         code = child.wait()
     if noted.received or code in INTERRUPTED:
-        raise _Interrupted(noted.received or INTERRUPTED[code])
+        raise KeyboardInterrupt(noted.received or INTERRUPTED[code])
     if code < 0:
-        raise _Failure(f"ended by {signal.Signals(-code).name}; after SIGKILL, memory may have run out")
+        raise _TrainingError(f"ended by {signal.Signals(-code).name}; after SIGKILL, memory may have run out")
     if code:
-        raise _Failure(f"ended with exit code {code}; {shlex.join(command)}")
+        raise _TrainingError(f"ended with exit code {code}; {shlex.join(command)}")
 
 
 def _standing(run: Run, needed: list[Run], todo: list[Run], manner: Manner) -> str:

@@ -14,7 +14,8 @@ def seconds_of(runs: Sequence[Run], out: Path, ranks: Ranks) -> dict[str, float]
 
     The guess is `moeut.experiments.resources.expected_seconds`, times how far it was off for the finished runs.
     """
-    guessed = {run.name: expected_seconds(run.config(out), ranks) for run in runs}
+    guesses = expected_seconds([run.config(out) for run in runs], ranks)
+    guessed = {run.name: guess for run, guess in zip(runs, guesses, strict=True)}
     finished = {run.name: trained_numbers(run.folder(out), run.config(out)) for run in runs}
     taken = {name: 3600 * numbers["hours"] for name, numbers in finished.items() if numbers is not None}
     correction = sum(taken.values()) / sum(guessed[name] for name in taken) if taken else 1.0

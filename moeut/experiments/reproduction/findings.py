@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from moeut.data.tokens import Manifest
 from moeut.experiments.reproduction.results import Estimate, Numbers, estimates
 from moeut.experiments.reproduction.runs import Run
 from moeut.experiments.reproduction.study import Direction, Quantity, Study
@@ -16,7 +17,7 @@ class Findings:
     """What is known of a study.
 
     runs: all that are known to be needed. judged: those of each entrant, by its name, that its numbers are means of.
-    numbers: of each finished run, by its name. left: why others are not finished.
+    numbers: of each finished run, by its name. left: why others are not finished. texts: what they learnt, by name.
     """
 
     study: Study
@@ -24,6 +25,7 @@ class Findings:
     judged: Mapping[str, Sequence[Run]]
     numbers: Mapping[str, Numbers]
     left: Mapping[str, str]
+    texts: Mapping[str, Manifest]
 
     @cached_property
     def estimates(self) -> dict[str, dict[str, Estimate]]:

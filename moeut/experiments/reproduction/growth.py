@@ -53,7 +53,9 @@ def updates(means: Means) -> Callable[[Path], dict[str, float]]:
         batches = evaluation_batches(open_prepared(config.data).held_out, config.training.context_length, BATCH_SIZE)
         total, tokens = torch.zeros(config.model.num_hidden_layers, dtype=torch.float64, device=means.device), 0
         for inputs, targets in islice(batches, BATCHES):
-            streams = torch.stack(model(torch.from_numpy(inputs).to(means.device), return_hidden_states=True).hidden_states)
+            streams = torch.stack(
+                model(torch.from_numpy(inputs).to(means.device), return_hidden_states=True).hidden_states
+            )
             real = torch.from_numpy(targets != IGNORED_TARGET).to(means.device)
             total += torch.linalg.vector_norm(streams.diff(dim=0), dim=-1)[:, real].sum(dim=1, dtype=torch.float64)
             tokens += int(real.sum())

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from moeut.data.tokens import read_manifest
 from moeut.experiments.reproduction.execution import Manner, Outcome, carry_out, prepare_texts
 from moeut.experiments.reproduction.expectation import seconds_of
 from moeut.experiments.reproduction.findings import Findings
@@ -18,6 +19,7 @@ from moeut.experiments.reproduction.runs import Effort, Run, chosen, runs_of, wa
 from moeut.experiments.reproduction.scales import Scale
 from moeut.experiments.reproduction.study import LOSS, Means, Study
 from moeut.experiments.reproduction.study_report import write_report
+from moeut.experiments.reproduction.texts import data_folder
 from moeut.model.cost import cost
 from moeut.training.distributed import Ranks, pick_device
 from moeut.training.progress import Progress
@@ -49,11 +51,11 @@ class Undertaking:
 
 def reproduce(
     undertaking: Undertaking, *, task_folder: Path | None, command: str, progress: Progress
-) -> tuple[Findings | None, Outcome]:
-    """Prepare the text, carry out the runs, and write the report; nothing of it where a signal came before its end.
+) -> tuple[Findings, Outcome]:
+    """Prepare the text, carry out the runs, and write the report.
 
     task_folder: see `Means`. command: what was typed. Raises ValueError, before anything is trained where it can be
-    known then.
+    known then; and KeyboardInterrupt, with the signal, where one came before the end.
     """
     study, scale, manner = undertaking.study, undertaking.scale, undertaking.manner
     undertaking.runs()
@@ -62,8 +64,6 @@ def reproduce(
     means = Means(pick_device(manner.device), task_folder, progress)
     measure = None if study.measure is None else study.measure(means)
     outcome = carry_out(study, undertaking.runs, manner, measure, progress)
-    if outcome.interrupted_by is not None:
-        return None, outcome
     findings = find(undertaking, outcome)
     write_report(findings, manner.out / study.name, [command])
     return findings, outcome
@@ -79,7 +79,12 @@ def find(undertaking: Undertaking, outcome: Outcome) -> Findings:
         runs,
         {entrant.name: runs_of(entrant, effort, undertaking.loss) for entrant in study.entrants},
         {name: numbers for name, numbers in known.items() if numbers is not None},
-        {name: (outcome.failed | outcome.taken).get(name, "not run yet") for name, numbers in known.items() if numbers is None},
+        {
+            name: (outcome.failed | outcome.taken).get(name, "not run yet")
+            for name, numbers in known.items()
+            if numbers is None
+        },
+        {entrant.corpus: read_manifest(data_folder(entrant.corpus, out)) for entrant in study.entrants},
     )
 
 

@@ -12,7 +12,10 @@ def scaling(scale: Scale) -> Study:
     """MoEUT, dense and σ-MoE at every size."""
     [corpus] = scale.corpora("c4")
     teams = [
-        [scale.entrant(system, size, corpus) for system in (MOEUT, DENSE, SIGMA_MOE)[: 2 if size == WITHOUT_SIGMA_MOE else 3]]
+        [
+            scale.entrant(system, size, corpus)
+            for system in (MOEUT, DENSE, SIGMA_MOE)[: 2 if size == WITHOUT_SIGMA_MOE else 3]
+        ]
         for size in scale.moeuts
     ]
     return Study(

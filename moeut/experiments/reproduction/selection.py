@@ -2,7 +2,15 @@
 
 from moeut.experiments.reproduction.scales import Scale
 from moeut.experiments.reproduction.study import Study, below, by_place, falling
-from moeut.experiments.reproduction.systems import DENSE, GATED, MOEUT, balanced_over, selecting, with_experts_of
+from moeut.experiments.reproduction.systems import (
+    DENSE,
+    GATED,
+    MOEUT,
+    balanced_over,
+    experts_of,
+    selecting,
+    with_experts_of,
+)
 
 LARGER = (1, 2, 3, 4, 6, 8)
 """Sizes of experts, as multiples of the MoEUT's own, of which those are taken that leave a whole number selected."""
@@ -11,7 +19,7 @@ LARGER = (1, 2, 3, 4, 6, 8)
 def active_experts(scale: Scale) -> Study:
     """Half as many experts selected, as many, and half as many again: in the paper 8, 16 and 24."""
     [size], [corpus] = scale.sizes("244m"), scale.corpora("c4")
-    usual = scale.moeuts[size].feed_forward.num_experts_per_tok
+    usual = experts_of(scale.moeuts[size]).num_experts_per_tok
     entrants = [
         scale.entrant(MOEUT if selected == usual else selecting(selected), size, corpus, f"K = {selected}")
         for selected in (usual // 2, usual, usual + usual // 2)
@@ -30,7 +38,7 @@ def active_experts(scale: Scale) -> Study:
 def expert_size(scale: Scale) -> Study:
     """Fewer and larger experts, so that a token meets as many weights: in the paper 128 to 1,024."""
     [size], [corpus] = scale.sizes("244m"), scale.corpora("c4")
-    experts = scale.moeuts[size].feed_forward
+    experts = experts_of(scale.moeuts[size])
     usual = experts.moe_intermediate_size
     sizes = [usual * factor for factor in LARGER if experts.num_experts_per_tok % factor == 0]
     smallest, *larger = [
@@ -57,8 +65,8 @@ def balance_scope(scale: Scale) -> Study:
         name="balance-scope",
         source="section 2.2, on the balance term",
         question="Over what should the use of experts be balanced?",
-        found="Balancing within each sequence makes training more stable than balancing over the batch, as the original "
-        "σ-MoE does (a claim without a figure; the third scope is not in the paper).",
+        found="Balancing within each sequence makes training more stable than balancing over the batch, as the "
+        "original σ-MoE does it (a claim without a figure; the third scope is not in the paper).",
         entrants=[sequence, *others],
         charts=[by_place("by-size", "size")],
         directions=below([sequence], others[0]),

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -34,12 +35,15 @@ class Entrant:
 
 
 class Chart(NamedTuple):
-    """A figure, a curve for each system. points: where on the x-axis an entrant has which of its numbers."""
+    """A figure, a curve for each system.
+
+    points: the numbers of an entrant by where on the x-axis they stand: numbers, or words in the order of the entrants.
+    """
 
     name: str
     x: str
     y: str
-    points: Callable[[Entrant], Mapping[float | str, str]]
+    points: Callable[[Entrant], Mapping[Any, str]]
     logarithmic: bool = False
 
 
@@ -95,7 +99,7 @@ def below(less: Iterable[Entrant], more: Entrant, metric: str = LOSS) -> list[Di
 
 def falling(entrants: Sequence[Entrant], metric: str = LOSS) -> list[Direction]:
     """A metric gets less from one entrant to the next."""
-    return [direction for one, then in zip(entrants, entrants[1:], strict=False) for direction in below([then], one, metric)]
+    return [direction for one, then in pairwise(entrants) for direction in below([then], one, metric)]
 
 
 def by_place(name: str, x: str) -> Chart:

@@ -24,7 +24,7 @@ from moeut.experiments.dry_run import duration
 from moeut.experiments.reproduction.charts import curves, draw
 from moeut.experiments.reproduction.findings import Findings, Verdict, verdict
 from moeut.experiments.reproduction.results import Estimate
-from moeut.experiments.reproduction.study import Entrant, Quantity, Study
+from moeut.experiments.reproduction.study import LOSS, Entrant, Quantity, Study
 from moeut.files import replacing
 from moeut.model.cost import cost
 from moeut.training.report import human
@@ -58,10 +58,11 @@ def report(findings: Findings, figures: Sequence[str], commands: Sequence[str]) 
         "What was asked": [study.question],
         "What the paper found": [study.found],
         "Who was compared": markdown(sizes(study)),
+        "On which text": markdown(texts(findings)),
         "What came out": [*(f"![{name}]({name}.png)" for name in figures), "", *markdown(results(findings))],
         "What the paper says, and what was found": markdown(directions(findings)),
         "What is not finished": left,
-        "What it cost": [f"{duration(3600 * hours)} of training in all.", "", *markdown(costs(findings))],
+        "Every run": [f"{duration(3600 * hours)} of training in all.", "", *markdown(runs(findings))],
         "How to do it again": ["```bash", *commands, "```"],
     }
     return [
@@ -83,10 +84,21 @@ def sizes(study: Study) -> list[Cells]:
         beside = costs.parameters / first.setdefault(entrant.size, costs.parameters) - 1
         rows.append(
             (
-                entrant.system, entrant.place, f"{costs.parameters:,}", f"{beside:+.2%}", f"{costs.active_parameters:,}",
-                f"{costs.macs_per_token:,}", f"{training.num_steps * training.batch_tokens:,}",
+                entrant.system, entrant.place, f"{costs.parameters:,}", f"{beside:+.2%}",
+                f"{costs.active_parameters:,}", f"{costs.macs_per_token:,}", f"{training.num_steps * training.batch_tokens:,}",
             )
         )  # fmt: skip
+    return rows
+
+
+def texts(findings: Findings) -> list[Cells]:
+    """How much text there was to learn and to be scored on, and what identifies it."""
+    rows: list[Cells] = [("text", "tokens to learn", "tokens held out", "vocabulary", "fingerprint")]
+    for corpus, manifest in findings.texts.items():
+        train, held_out = (manifest.splits[split].tokens for split in ("train", "held_out"))
+        rows.append(
+            (f"`{corpus}`", f"{train:,}", f"{held_out:,}", f"{manifest.vocab_size:,}", manifest.fingerprint[:12])
+        )
     return rows
 
 
@@ -111,17 +123,19 @@ def directions(findings: Findings) -> list[Cells]:
         less, more = direction
         said = f"{_name(less.entrant)} < {_name(more.entrant)}"
         metrics = dict.fromkeys(quantity.metric.replace("_", " ") for quantity in direction)
-        rows.append((f"{said} in {' and '.join(metrics)}", f"{_in_words(found.less)}, {_in_words(found.more)}", _held(found)))
+        rows.append(
+            (f"{said} in {' and '.join(metrics)}", f"{_in_words(found.less)}, {_in_words(found.more)}", _held(found))
+        )
     return rows
 
 
-def costs(findings: Findings) -> list[Cells]:
-    """Time and memory of each finished run."""
-    rows: list[Cells] = [("run", "time", "seconds a step", "memory")]
+def runs(findings: Findings) -> list[Cells]:
+    """Loss, time and memory of each finished run."""
+    rows: list[Cells] = [("run", "held-out nats a token", "time", "seconds a step", "memory")]
     for name, numbers in findings.numbers.items():
         rows.append(
             (
-                f"`{name}`", duration(3600 * numbers["hours"]), f"{numbers['seconds_per_step']:.3g}",
+                f"`{name}`", f"{numbers[LOSS]:.4f}", duration(3600 * numbers["hours"]), f"{numbers['seconds_per_step']:.3g}",
                 human(round(numbers["memory_bytes"])),
             )
         )  # fmt: skip

@@ -30,13 +30,25 @@ class System(NamedTuple):
     beside: Callable[[ModelConfig], ModelConfig]
 
 
+def attention_of(moeut: ModelConfig) -> SwitchHeadConfig:
+    """The attention of a MoEUT."""
+    assert isinstance(moeut.attention, SwitchHeadConfig)
+    return moeut.attention
+
+
+def experts_of(moeut: ModelConfig) -> SigmaMoEConfig:
+    """The feed-forward layer of a MoEUT."""
+    assert isinstance(moeut.feed_forward, SigmaMoEConfig)
+    return moeut.feed_forward
+
+
 def as_large_as(moeut: ModelConfig, config: ModelConfig) -> ModelConfig:
     """`config` with as many experts, or so wide an MLP, that it has the parameters of `moeut`."""
     return match(config, {"parameters": cost(moeut).parameters}).config
 
 
 def dense_beside(moeut: ModelConfig) -> ModelConfig:
-    """A dense Transformer of the same width, depth and size of heads, whose heads together are as wide as the stream."""
+    """A dense Transformer of the same width, depth and size of heads, of which it has as many as fill the width."""
     heads = moeut.hidden_size // moeut.attention.head_dim
     return as_large_as(moeut, _dense_shape(moeut, dense, heads))
 
@@ -52,7 +64,7 @@ def universal_beside(moeut: ModelConfig) -> ModelConfig:
 
 def sut_beside(moeut: ModelConfig) -> ModelConfig:
     """A SUT of the same width and depth, with two experts selected that are as wide as all that the MoEUT selects."""
-    attention, experts = _attention(moeut), _experts(moeut)
+    attention, experts = attention_of(moeut), experts_of(moeut)
     return as_large_as(
         moeut,
         sut(
@@ -72,7 +84,7 @@ def in_groups_of(group_size: int) -> System:
     """A MoEUT with so many layers in its group; attention experts so that all layers together have as many."""
 
     def beside(moeut: ModelConfig) -> ModelConfig:
-        attention, experts = _attention(moeut), _experts(moeut)
+        attention, experts = attention_of(moeut), experts_of(moeut)
         there = max(1, attention.num_experts * moeut.group_size // group_size)
         return as_large_as(
             moeut,
@@ -91,7 +103,7 @@ def selecting(experts_per_tok: int) -> System:
     """A MoEUT of which each token selects so many feed-forward experts of those that are there."""
 
     def beside(moeut: ModelConfig) -> ModelConfig:
-        return replace(moeut, feed_forward=replace(_experts(moeut), num_experts_per_tok=experts_per_tok))
+        return replace(moeut, feed_forward=replace(experts_of(moeut), num_experts_per_tok=experts_per_tok))
 
     return System("MoEUT", f"moeut-k{experts_per_tok}", beside)
 
@@ -100,7 +112,7 @@ def with_experts_of(size: int) -> System:
     """A MoEUT with experts of this size, of which a token selects so many that it meets as many weights."""
 
     def beside(moeut: ModelConfig) -> ModelConfig:
-        experts = _experts(moeut)
+        experts = experts_of(moeut)
         selected = experts.num_experts_per_tok * experts.moe_intermediate_size // size
         fewer = replace(experts, num_experts_per_tok=selected, num_experts=selected, moe_intermediate_size=size)
         return as_large_as(moeut, replace(moeut, feed_forward=fewer))
@@ -112,7 +124,7 @@ def balanced_over(scope: BalanceScope) -> System:
     """A MoEUT whose balance term averages the use of experts over something else than a sequence."""
 
     def beside(moeut: ModelConfig) -> ModelConfig:
-        attention, experts = _attention(moeut), _experts(moeut)
+        attention, experts = attention_of(moeut), experts_of(moeut)
         return replace(
             moeut,
             attention=replace(attention, balance_scope=scope),
@@ -126,7 +138,7 @@ MOEUT = System("MoEUT", "moeut", lambda moeut: moeut)
 AABB = System("MoEUT, AABB", "moeut-aabb", lambda moeut: replace(moeut, layer_order="aabb"))
 GATED = System(
     "without SwitchHead", "moeut-gated",
-    lambda moeut: as_large_as(moeut, gated(moeut, experts=_experts(moeut).num_experts)),
+    lambda moeut: as_large_as(moeut, gated(moeut, experts=experts_of(moeut).num_experts)),
 )  # fmt: skip
 SIGMA_MOE = System("σ-MoE", "sigma-moe", lambda moeut: in_groups_of(moeut.num_hidden_layers).beside(moeut))
 DENSE = System("dense", "dense", dense_beside)
@@ -142,13 +154,3 @@ def _dense_shape(moeut: ModelConfig, variant: Callable[..., ModelConfig], heads:
         hidden_size=width, num_hidden_layers=moeut.num_hidden_layers, num_attention_heads=heads,
         head_dim=moeut.attention.head_dim, intermediate_size=4 * width, vocab_size=moeut.vocab_size,
     )  # fmt: skip
-
-
-def _attention(moeut: ModelConfig) -> SwitchHeadConfig:
-    assert isinstance(moeut.attention, SwitchHeadConfig)
-    return moeut.attention
-
-
-def _experts(moeut: ModelConfig) -> SigmaMoEConfig:
-    assert isinstance(moeut.feed_forward, SigmaMoEConfig)
-    return moeut.feed_forward

@@ -1,4 +1,4 @@
-"""Which text do the runs of a study learn? A recipe of the package, Python's standard library, or one of the user's own.
+"""Which text do the runs of a study learn? That of a recipe, Python's standard library, or one of the user's own.
 
 A corpus is named by what the user would say: `c4`, `stdlib`, a prepared folder, or files and folders of text.
 """

@@ -59,7 +59,12 @@ def time_and_memory(scale: Scale) -> Study:
         charts=[],
         directions=[
             *below([dense], moeut, SECONDS),
-            *(one for rival in (universal, sut) for metric in (SECONDS, MEMORY) for one in below([moeut], rival, metric)),
+            *(
+                one
+                for rival in (universal, sut)
+                for metric in (SECONDS, MEMORY)
+                for one in below([moeut], rival, metric)
+            ),
         ],
         metrics=(SECONDS, MEMORY),
     )
