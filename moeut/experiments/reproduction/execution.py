@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from moeut.experiments.dry_run import duration
 from moeut.experiments.reproduction.claims import TakenError, claimed
@@ -45,26 +46,33 @@ class Manner:
     quiet: bool = False
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """Runs that are not finished, and why: those that went wrong, and those that others are at."""
+class Outcome(NamedTuple):
+    """Runs that are not finished, by name, and why: those that went wrong, and those that others are at."""
 
     failed: dict[str, str]
     taken: dict[str, str]
 
 
-class _TrainingError(Exception):
+class FailedRunError(Exception):
     """A training that ended otherwise than it should."""
 
 
-def prepare_texts(corpora: Iterable[str], manner: Manner, progress: Progress, *, vocab_size: int, max_tokens: int):
-    """Prepare the corpora of a study, or wait for whoever is at it. Raises ValueError where that cannot be done."""
+def prepare_texts(
+    corpora: Iterable[str], out: Path, progress: Progress, *, vocab_size: int, library_tokens: int | None
+) -> None:
+    """Prepare the corpora of a study, or wait for whoever is at it.
+
+    vocab_size, library_tokens: see `prepare_text`. Raises ValueError as that does.
+    """
     for corpus in dict.fromkeys(corpora):
-        folder, told = data_folder(corpus, manner.out), False
+        folder, told = data_folder(corpus, out), False
         while True:
             try:
-                with claimed(manner.out / "claims" / f"data-{folder.name}", takeover=True):
-                    prepare_text(corpus, folder, vocab_size=vocab_size, max_tokens=max_tokens, progress=progress)
+                # A preparation that was killed goes on by itself, whoever asks.
+                with claimed(out / "claims" / f"data-{folder.name}", takeover=True):
+                    prepare_text(
+                        corpus, folder, vocab_size=vocab_size, library_tokens=library_tokens, progress=progress
+                    )
                 break
             except TakenError as taken:
                 if not told:
@@ -96,7 +104,7 @@ def carry_out(
                 break
             except TakenError as reason:
                 taken[run.name] = str(reason)
-            except _TrainingError as reason:
+            except FailedRunError as reason:
                 failed[run.name] = str(reason)
                 break
         else:
@@ -116,22 +124,12 @@ def train_command(run: Run, manner: Manner) -> list[str]:
     ]  # fmt: skip
 
 
-def _finish(run: Run, study: Study, manner: Manner, measure: Callable[[Path], Numbers] | None, lock: int) -> None:
-    """Train a run to its end, if it is not there, and measure it."""
-    folder, config = run.folder(manner.out), run.config(manner.out)
-    if trained_numbers(folder, config) is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not checkpoints(folder):
-            write_yaml(folder / RUN_CONFIG, config)
-        _train(train_command(run, manner), lock)
-    file = measured_file(folder, study)
-    if measure is not None and not file.is_file():
-        file.parent.mkdir(exist_ok=True)
-        write_json(file, measure(folder))
+def run_child(command: list[str], lock: int) -> None:
+    """Run a command that inherits a lock and can be stopped as `moeut train` can.
 
-
-def _train(command: list[str], lock: int) -> None:
-    """Run the command. A terminal's Ctrl-C reaches it by itself; SIGTERM is passed on to it."""
+    A terminal's Ctrl-C reaches it by itself; SIGTERM is passed on to it. Raises KeyboardInterrupt, with the signal, once
+    it has ended because of one, and FailedRunError where it ends otherwise than it should.
+    """
     with interruption() as noted, subprocess.Popen(command, pass_fds=(lock,), stdout=subprocess.DEVNULL) as child:
         while noted.received != signal.SIGTERM and child.poll() is None:
             time.sleep(POLL_SECONDS)
@@ -141,9 +139,23 @@ def _train(command: list[str], lock: int) -> None:
     if noted.received or code in INTERRUPTED:
         raise KeyboardInterrupt(noted.received or INTERRUPTED[code])
     if code < 0:
-        raise _TrainingError(f"ended by {signal.Signals(-code).name}; after SIGKILL, memory may have run out")
+        raise FailedRunError(f"ended by {signal.Signals(-code).name}; after SIGKILL, memory may have run out")
     if code:
-        raise _TrainingError(f"ended with exit code {code}; {shlex.join(command)}")
+        raise FailedRunError(f"ended with exit code {code}; {shlex.join(command)}")
+
+
+def _finish(run: Run, study: Study, manner: Manner, measure: Callable[[Path], Numbers] | None, lock: int) -> None:
+    """Train a run to its end, if it is not there, and measure it."""
+    folder, config = run.folder(manner.out), run.config(manner.out)
+    if trained_numbers(folder, config) is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not checkpoints(folder):
+            write_yaml(folder / RUN_CONFIG, config)
+        run_child(train_command(run, manner), lock)
+    file = measured_file(folder, study)
+    if measure is not None and not file.is_file():
+        file.parent.mkdir(exist_ok=True)
+        write_json(file, measure(folder))
 
 
 def _standing(run: Run, needed: list[Run], todo: list[Run], manner: Manner) -> str:
@@ -152,6 +164,6 @@ def _standing(run: Run, needed: list[Run], todo: list[Run], manner: Manner) -> s
     seconds = seconds_of(needed, manner.out, ranks)
     left = sum(seconds[one.name] for one in todo)
     return (
-        f"{run.name}: {len(needed) - len(todo):,} of {len(needed):,} runs are finished; about "
-        f"{duration(seconds[run.name])} for this one, {duration(left)} for all that are left"
+        f"{run.name}: about {duration(seconds[run.name])}; with it {len(todo):,} of {len(needed):,} runs are left, "
+        f"about {duration(left)}"
     )

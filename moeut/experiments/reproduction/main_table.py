@@ -29,8 +29,8 @@ def main_table(scale: Scale) -> Study:
     return Study(
         name="main-table",
         source="table 1",
-        question="Which predicts text better, a MoEUT or a dense Transformer of as many parameters, and which is better at "
-        "zero-shot tasks?",
+        question="Which predicts text better, a MoEUT or a dense Transformer of as many parameters, and which does "
+        "better on zero-shot tasks?",
         found="MoEUT is marginally better in most tasks and corpora (caption; the numbers were not found).",
         entrants=[entrant for pair in pairs for entrant in pair],
         charts=[by_place("by-size", "size and corpus")],

@@ -60,7 +60,7 @@ def reproduce(
     study, scale, manner = undertaking.study, undertaking.scale, undertaking.manner
     undertaking.runs()
     corpora = [entrant.corpus for entrant in study.entrants]
-    prepare_texts(corpora, manner, progress, vocab_size=scale.vocab_size, max_tokens=scale.max_tokens)
+    prepare_texts(corpora, manner.out, progress, vocab_size=scale.vocab_size, library_tokens=scale.library_tokens)
     means = Means(pick_device(manner.device), task_folder, progress)
     measure = None if study.measure is None else study.measure(means)
     outcome = carry_out(study, undertaking.runs, manner, measure, progress)

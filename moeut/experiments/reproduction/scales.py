@@ -21,8 +21,9 @@ class Scale:
     """The MoEUTs that everything is compared with, and the training of all.
 
     moeuts: by size, smallest first. training: by size. studied: the size at which one thing after the other is changed,
-    where the paper's sizes are not there. text: what all runs learn; None: each study its own corpus. vocab_size,
-    max_tokens: of a text that is prepared for this scale. tasks: those of the main table.
+    where the paper's sizes are not there. text: what all runs learn; None: each study its own corpus. vocab_size: of a
+    text that is prepared for this scale. library_tokens: so much of the standard library; None: all of it. tasks: those
+    of the main table.
     """
 
     name: str
@@ -31,7 +32,7 @@ class Scale:
     studied: str
     text: str | None = None
     vocab_size: int
-    max_tokens: int
+    library_tokens: int | None = None
     tasks: tuple[str, ...] = ()
 
     def sizes(self, *paper: str) -> tuple[str, ...]:
@@ -100,7 +101,7 @@ TINY = Scale(
     studied="200k",
     text=STANDARD_LIBRARY,
     vocab_size=512,
-    max_tokens=500_000,
+    library_tokens=500_000,
 )  # fmt: skip
 SMALL = Scale(
     name="small",
@@ -124,7 +125,6 @@ SMALL = Scale(
     studied="4m",
     text=STANDARD_LIBRARY,
     vocab_size=2048,
-    max_tokens=20_000_000,
     tasks=("lambada", "blimp"),
 )  # fmt: skip
 PAPER = Scale(
@@ -133,6 +133,5 @@ PAPER = Scale(
     training=TRAINING,
     studied="244m",
     vocab_size=8000,
-    max_tokens=6_560_153_600,
     tasks=("lambada", "blimp", "cbt", "hellaswag", "piqa", "arc_easy"),
 )

@@ -85,7 +85,8 @@ def sizes(study: Study) -> list[Cells]:
         rows.append(
             (
                 entrant.system, entrant.place, f"{costs.parameters:,}", f"{beside:+.2%}",
-                f"{costs.active_parameters:,}", f"{costs.macs_per_token:,}", f"{training.num_steps * training.batch_tokens:,}",
+                f"{costs.active_parameters:,}", f"{costs.macs_per_token:,}",
+                f"{training.num_steps * training.batch_tokens:,}",
             )
         )  # fmt: skip
     return rows
@@ -135,8 +136,8 @@ def runs(findings: Findings) -> list[Cells]:
     for name, numbers in findings.numbers.items():
         rows.append(
             (
-                f"`{name}`", f"{numbers[LOSS]:.4f}", duration(3600 * numbers["hours"]), f"{numbers['seconds_per_step']:.3g}",
-                human(round(numbers["memory_bytes"])),
+                f"`{name}`", f"{numbers[LOSS]:.4f}", duration(3600 * numbers["hours"]),
+                f"{numbers['seconds_per_step']:.3g}", human(round(numbers["memory_bytes"])),
             )
         )  # fmt: skip
     return rows

@@ -26,20 +26,22 @@ def data_folder(corpus: str, out: Path) -> Path:
     return Path(corpus) if is_prepared(Path(corpus)) else out / "data" / short_name(corpus)
 
 
-def prepare_text(corpus: str, folder: Path, *, vocab_size: int, max_tokens: int, progress: Progress) -> None:
+def prepare_text(corpus: str, folder: Path, *, vocab_size: int, library_tokens: int | None, progress: Progress) -> None:
     """Prepare a corpus in its folder, where that has not been done.
 
-    vocab_size, max_tokens: of a text that comes without a recipe; its tokenizer is byte-level BPE, and a fiftieth of
-    its documents is held out. Raises ValueError where there is no such text.
+    vocab_size: of the byte-level BPE for a text that comes without a recipe; a fiftieth of its documents is held out.
+    library_tokens: so much of the standard library; None: all of it. Raises ValueError where there is no such text.
     """
     if is_prepared(Path(corpus)):
         return
     if corpus in recipe_names():
         recipe = recipe_config(read_recipe(corpus))
     else:
-        source = StandardLibrarySource() if corpus == STANDARD_LIBRARY else FilesSource(paths=(corpus,))
+        of_the_library = corpus == STANDARD_LIBRARY
         recipe = RecipeConfig(
-            sources=(source,), max_tokens=max_tokens, tokenizer=BpeTokenizer(vocab_size=vocab_size),
+            sources=(StandardLibrarySource() if of_the_library else FilesSource(paths=(corpus,)),),
+            max_tokens=library_tokens if of_the_library else None,
+            tokenizer=BpeTokenizer(vocab_size=vocab_size),
             held_out=HeldOutDocuments(share=HELD_OUT_SHARE),
-        )  # fmt: skip
+        )
     prepare(folder, recipe, progress=progress, notice=progress.warn)
