@@ -127,8 +127,8 @@ def train_command(run: Run, manner: Manner) -> list[str]:
 def run_child(command: list[str], lock: int) -> None:
     """Run a command that inherits a lock and can be stopped as `moeut train` can.
 
-    A terminal's Ctrl-C reaches it by itself; SIGTERM is passed on to it. Raises KeyboardInterrupt, with the signal, once
-    it has ended because of one, and FailedRunError where it ends otherwise than it should.
+    A terminal's Ctrl-C reaches it by itself; SIGTERM is passed on. Raises KeyboardInterrupt, with the signal, where
+    one ended it, and FailedRunError where it ends otherwise than it should.
     """
     with interruption() as noted, subprocess.Popen(command, pass_fds=(lock,), stdout=subprocess.DEVNULL) as child:
         while noted.received != signal.SIGTERM and child.poll() is None:

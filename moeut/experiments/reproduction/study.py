@@ -113,7 +113,7 @@ def by_number(name: str, x: str, number: Callable[[Entrant], float]) -> Chart:
 
 
 def non_embedding(entrant: Entrant) -> float:
-    """Parameters without embedding and head, as the paper's figures count them."""
+    """Parameters without embedding and head; the paper's figures also leave out the norm before the head."""
     costs = cost(entrant.model)
     return costs.parameters - costs.embedding_parameters
 

@@ -44,10 +44,8 @@ def time_and_memory(scale: Scale) -> Study:
         training, num_steps=TIMED_STEPS, schedule=replace(training.schedule, warmup_steps=0), report_every_steps=1,
         save_every_steps=TIMED_STEPS,
     )  # fmt: skip
-    moeut, dense, universal, sut = (
-        replace(scale.entrant(system, size, corpus), name=f"timed-{system.variant}-{size}", training=short)
-        for system in (MOEUT, DENSE, UNIVERSAL, SUT)
-    )
+    full = [scale.entrant(system, size, corpus) for system in (MOEUT, DENSE, UNIVERSAL, SUT)]
+    moeut, dense, *rivals = (replace(entrant, name=f"timed-{entrant.name}", training=short) for entrant in full)
     return Study(
         name="time",
         source="table 5",
@@ -55,16 +53,11 @@ def time_and_memory(scale: Scale) -> Study:
         "Universal Transformer and a SUT of as many parameters?",
         found="With the authors' kernel MoEUT takes 1.7 times as long as the dense model on eight V100, and both less "
         "time and less memory than the other two (caption; seconds and bytes were not found).",
-        entrants=[moeut, dense, universal, sut],
+        entrants=[moeut, dense, *rivals],
         charts=[],
         directions=[
             *below([dense], moeut, SECONDS),
-            *(
-                one
-                for rival in (universal, sut)
-                for metric in (SECONDS, MEMORY)
-                for one in below([moeut], rival, metric)
-            ),
+            *(one for rival in rivals for metric in (SECONDS, MEMORY) for one in below([moeut], rival, metric)),
         ],
         metrics=(SECONDS, MEMORY),
     )

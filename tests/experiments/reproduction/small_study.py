@@ -41,6 +41,11 @@ def entrant(system: System, data: Path, **training: Any) -> Entrant:
     )  # fmt: skip
 
 
+def long_study(data: Path, steps: int) -> Study:
+    """The same for so many steps, saved after every fourth of them."""
+    return small_study(data, num_steps=steps, save_every_steps=steps // 4)
+
+
 def small_study(data: Path, **training: Any) -> Study:
     """A MoEUT and a dense Transformer, four steps each."""
     ours, dense = entrant(MOEUT, data, **training), entrant(DENSE, data, **training)

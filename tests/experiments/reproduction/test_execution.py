@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Timer
 
 import pytest
-from small_study import MODEL, prepared, small_study
+from small_study import MODEL, long_study, prepared, small_study
 
 from moeut.config import RunConfig
 from moeut.experiments.reproduction.execution import (
@@ -86,7 +86,7 @@ def test_two_processes_share_the_runs(tmp_path: Path):
 
 def test_what_was_killed_is_said_and_taken_over(tmp_path: Path):
     data, out, steps = prepared(tmp_path), tmp_path / "out", 400
-    study = small_study(data, num_steps=steps)
+    study = long_study(data, steps)
     run, _ = runs_of(study)
     with start(data, out, steps) as killed:
         while not list(run.folder(out).glob("checkpoints/step-*")):
@@ -159,8 +159,8 @@ def test_several_processes_train_a_run_by_torchrun(tmp_path: Path):
 
 
 def test_text_is_prepared_once(tmp_path: Path):
-    text = tmp_path / "text.txt"
-    text.write_text("".join(f"{number} lazy dogs\n\n" for number in range(400)))
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": f"{number} lazy dogs"}) + "\n" for number in range(400)))
     for _ in range(2):
         prepare_texts([str(text)] * 2, tmp_path / "out", QUIET, vocab_size=300, library_tokens=None)
     assert (tmp_path / "out" / "data" / "text" / "manifest.json").is_file()
