@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,6 @@ from moeut.experiments.reproduction.expectation import seconds_of
 from moeut.experiments.reproduction.results import Numbers, measured_file, numbers_of, trained_numbers
 from moeut.experiments.reproduction.runs import Run
 from moeut.experiments.reproduction.study import Study
-from moeut.experiments.reproduction.texts import data_folder, prepare_text
 from moeut.experiments.run_folder import RUN_CONFIG
 from moeut.model.tensor_files import write_json
 from moeut.training.distributed import Ranks, pick_device
@@ -30,7 +29,6 @@ from moeut.training.retention import checkpoints
 from moeut.trees import write_yaml
 
 POLL_SECONDS = 0.1
-WAIT_SECONDS = 2.0
 INTERRUPTED = {128 + number: number for number in (signal.SIGINT, signal.SIGTERM)}
 """Exit codes of a training that was stopped, and what stopped it."""
 
@@ -55,30 +53,6 @@ class Outcome(NamedTuple):
 
 class FailedRunError(Exception):
     """A training that ended otherwise than it should."""
-
-
-def prepare_texts(
-    corpora: Iterable[str], out: Path, progress: Progress, *, vocab_size: int, library_tokens: int | None
-) -> None:
-    """Prepare the corpora of a study, or wait for whoever is at it.
-
-    vocab_size, library_tokens: see `prepare_text`. Raises ValueError as that does.
-    """
-    for corpus in dict.fromkeys(corpora):
-        folder, told = data_folder(corpus, out), False
-        while True:
-            try:
-                # A preparation that was killed goes on by itself, whoever asks.
-                with claimed(out / "claims" / f"data-{folder.name}", takeover=True):
-                    prepare_text(
-                        corpus, folder, vocab_size=vocab_size, library_tokens=library_tokens, progress=progress
-                    )
-                break
-            except TakenError as taken:
-                if not told:
-                    progress.warn(f"{taken}; waiting")
-                told = True
-                time.sleep(WAIT_SECONDS)
 
 
 def carry_out(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moeut.data.tokens import read_manifest
-from moeut.experiments.reproduction.execution import Manner, Outcome, carry_out, prepare_texts
+from moeut.experiments.reproduction.execution import Manner, Outcome, carry_out
 from moeut.experiments.reproduction.expectation import seconds_of
 from moeut.experiments.reproduction.findings import Findings
 from moeut.experiments.reproduction.results import numbers_of, trained_numbers
@@ -19,7 +19,7 @@ from moeut.experiments.reproduction.runs import Effort, Run, chosen, runs_of, wa
 from moeut.experiments.reproduction.scales import Scale
 from moeut.experiments.reproduction.study import LOSS, Means, Study
 from moeut.experiments.reproduction.study_report import write_report
-from moeut.experiments.reproduction.texts import data_folder
+from moeut.experiments.reproduction.texts import data_folder, prepare_texts
 from moeut.model.cost import cost
 from moeut.training.distributed import Ranks, pick_device
 from moeut.training.progress import Progress
@@ -59,8 +59,8 @@ def reproduce(
     """
     study, scale, manner = undertaking.study, undertaking.scale, undertaking.manner
     undertaking.runs()
-    corpora = [entrant.corpus for entrant in study.entrants]
-    prepare_texts(corpora, manner.out, progress, vocab_size=scale.vocab_size, library_tokens=scale.library_tokens)
+    texts = {entrant.corpus: scale.recipe(entrant.corpus) for entrant in study.entrants}
+    prepare_texts(texts, manner.out, progress)
     means = Means(pick_device(manner.device), task_folder, progress)
     measure = None if study.measure is None else study.measure(means)
     outcome = carry_out(study, undertaking.runs, manner, measure, progress)

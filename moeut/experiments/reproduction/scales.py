@@ -6,9 +6,10 @@ At the scales of ours all sizes learn alike; width, depth and experts grow about
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from moeut.data.recipe import RecipeConfig
 from moeut.experiments.reproduction.study import Entrant
 from moeut.experiments.reproduction.systems import System
-from moeut.experiments.reproduction.texts import STANDARD_LIBRARY, short_name
+from moeut.experiments.reproduction.texts import STANDARD_LIBRARY, recipe_of, short_name
 from moeut.model.language_model import ModelConfig
 from moeut.presets import MOEUT, PAPER_TRAINING, PRESETS, TRAINING
 from moeut.training.schedule import CosineSchedule
@@ -21,9 +22,9 @@ class Scale:
     """The MoEUTs that everything is compared with, and the training of all.
 
     moeuts: by size, smallest first. training: by size. studied: the size at which one thing after the other is changed,
-    where the paper's sizes are not there. text: what all runs learn; None: each study its own corpus. vocab_size: of a
-    text that is prepared for this scale. library_tokens: so much of the standard library; None: all of it. tasks: those
-    of the main table.
+    where the paper's sizes are not there. text: what all runs learn; None: each study its own corpus. vocab_size,
+    held_out_share, library_tokens: of a text that is prepared for this scale (`recipe_of`). tasks: those of the main
+    table.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Scale:
     studied: str
     text: str | None = None
     vocab_size: int
+    held_out_share: float = 0.02
     library_tokens: int | None = None
     tasks: tuple[str, ...] = ()
 
@@ -42,6 +44,12 @@ class Scale:
     def corpora(self, *paper: str) -> tuple[str, ...]:
         """The corpora that the paper chose, or the one text of this scale."""
         return paper if self.text is None else (self.text,)
+
+    def recipe(self, corpus: str) -> RecipeConfig:
+        """How a corpus is prepared for this scale."""
+        return recipe_of(
+            corpus, vocab_size=self.vocab_size, held_out_share=self.held_out_share, library_tokens=self.library_tokens
+        )
 
     def entrant(
         self, system: System, size: str, corpus: str, place: str | None = None, *, title: str | None = None
@@ -101,6 +109,7 @@ TINY = Scale(
     studied="200k",
     text=STANDARD_LIBRARY,
     vocab_size=512,
+    held_out_share=0.05,
     library_tokens=500_000,
 )  # fmt: skip
 SMALL = Scale(

@@ -3,17 +3,20 @@
 A corpus is named by what the user would say: `c4`, `stdlib`, a prepared folder, or files and folders of text.
 """
 
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from moeut.data.prepare import prepare
 from moeut.data.recipe import HeldOutDocuments, RecipeConfig, read_recipe, recipe_config, recipe_names
 from moeut.data.sources import FilesSource, StandardLibrarySource
 from moeut.data.tokenizer import BpeTokenizer
+from moeut.experiments.reproduction.claims import TakenError, claimed
 from moeut.experiments.subjects import is_prepared
 from moeut.training.progress import Progress
 
 STANDARD_LIBRARY = "stdlib"
-HELD_OUT_SHARE = 0.02
+WAIT_SECONDS = 2.0
 
 
 def short_name(corpus: str) -> str:
@@ -26,22 +29,39 @@ def data_folder(corpus: str, out: Path) -> Path:
     return Path(corpus) if is_prepared(Path(corpus)) else out / "data" / short_name(corpus)
 
 
-def prepare_text(corpus: str, folder: Path, *, vocab_size: int, library_tokens: int | None, progress: Progress) -> None:
-    """Prepare a corpus in its folder, where that has not been done.
+def recipe_of(corpus: str, *, vocab_size: int, held_out_share: float, library_tokens: int | None) -> RecipeConfig:
+    """How a corpus is prepared: as its own recipe says, otherwise with a new byte-level BPE.
 
-    vocab_size: of the byte-level BPE for a text that comes without a recipe; a fiftieth of its documents is held out.
-    library_tokens: so much of the standard library; None: all of it. Raises ValueError where there is no such text.
+    vocab_size: of that. held_out_share: of the documents. library_tokens: so much of the standard library; None: all.
     """
-    if is_prepared(Path(corpus)):
-        return
     if corpus in recipe_names():
-        recipe = recipe_config(read_recipe(corpus))
-    else:
-        of_the_library = corpus == STANDARD_LIBRARY
-        recipe = RecipeConfig(
-            sources=(StandardLibrarySource() if of_the_library else FilesSource(paths=(corpus,)),),
-            max_tokens=library_tokens if of_the_library else None,
-            tokenizer=BpeTokenizer(vocab_size=vocab_size),
-            held_out=HeldOutDocuments(share=HELD_OUT_SHARE),
-        )
-    prepare(folder, recipe, progress=progress, notice=progress.warn)
+        return recipe_config(read_recipe(corpus))
+    of_the_library = corpus == STANDARD_LIBRARY
+    return RecipeConfig(
+        sources=(StandardLibrarySource() if of_the_library else FilesSource(paths=(corpus,)),),
+        max_tokens=library_tokens if of_the_library else None,
+        tokenizer=BpeTokenizer(vocab_size=vocab_size),
+        held_out=HeldOutDocuments(share=held_out_share),
+    )
+
+
+def prepare_texts(recipes: Mapping[str, RecipeConfig], out: Path, progress: Progress) -> None:
+    """Prepare corpora, or wait for whoever is at it; prepared folders stay as they are.
+
+    Raises ValueError where there is no such text.
+    """
+    for corpus, recipe in recipes.items():
+        if is_prepared(Path(corpus)):
+            continue
+        folder, told = data_folder(corpus, out), False
+        while True:
+            try:
+                # A preparation that was killed goes on by itself, whoever asks.
+                with claimed(out / "claims" / f"data-{folder.name}", takeover=True):
+                    prepare(folder, recipe, progress=progress, notice=progress.warn)
+                break
+            except TakenError as taken:
+                if not told:
+                    progress.warn(f"{taken}; waiting")
+                told = True
+                time.sleep(WAIT_SECONDS)

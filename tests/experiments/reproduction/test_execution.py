@@ -18,7 +18,6 @@ from moeut.experiments.reproduction.execution import (
     FailedRunError,
     Manner,
     carry_out,
-    prepare_texts,
     run_child,
     train_command,
 )
@@ -156,11 +155,3 @@ def test_several_processes_train_a_run_by_torchrun(tmp_path: Path):
     assert command[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     assert command[6:9] == ["-m", "moeut", "train"]
     assert train_command(run, Manner(out=tmp_path))[1:4] == command[6:9]
-
-
-def test_text_is_prepared_once(tmp_path: Path):
-    text = tmp_path / "text.jsonl"
-    text.write_text("".join(json.dumps({"text": f"{number} lazy dogs"}) + "\n" for number in range(400)))
-    for _ in range(2):
-        prepare_texts([str(text)] * 2, tmp_path / "out", QUIET, vocab_size=300, library_tokens=None)
-    assert (tmp_path / "out" / "data" / "text" / "manifest.json").is_file()
