@@ -8,6 +8,8 @@ from moeut.data.prepare import prepare
 from moeut.data.recipe import HeldOutDocuments, RecipeConfig
 from moeut.data.sources import FilesSource
 from moeut.data.tokenizer import BytesTokenizer
+from moeut.experiments.reproduction.findings import Findings
+from moeut.experiments.reproduction.runs import Run
 from moeut.experiments.reproduction.study import Entrant, Study, below, by_place
 from moeut.experiments.reproduction.systems import DENSE, MOEUT, System
 from moeut.training.training_config import TrainingConfig
@@ -53,3 +55,18 @@ def small_study(data: Path, **training: Any) -> Study:
         name="small", source="a test", question="Which is better?", found="Nothing.", entrants=[ours, dense],
         charts=[by_place("by-size", "size")], directions=below([ours], dense),
     )  # fmt: skip
+
+
+def found(ours: list[float], dense: list[float]) -> Findings:
+    """The small study, with the losses of so many seeds of each entrant."""
+    study = small_study(Path("nowhere"))
+    judged = {
+        entrant.name: [Run(entrant, 0.001, seed) for seed in range(len(losses))]
+        for entrant, losses in zip(study.entrants, (ours, dense), strict=True)
+    }
+    numbers = {
+        run.name: {"cross_entropy": loss, "hours": 0.5, "seconds_per_step": 1.5, "memory_bytes": 2e6}
+        for runs, losses in zip(judged.values(), (ours, dense), strict=True)
+        for run, loss in zip(runs, losses, strict=True)
+    }
+    return Findings(study, [run for runs in judged.values() for run in runs], judged, numbers, {}, {})

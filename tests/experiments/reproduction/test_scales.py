@@ -28,7 +28,8 @@ def test_the_paper_has_its_own_models_and_training():
 def test_a_small_scale_makes_its_own_and_takes_another_text():
     ours = scale("small", "texts/prose.jsonl.xz")
     assert ours.corpora("c4", "pes2o") == ("texts/prose.jsonl.xz",)
-    entrant = ours.entrant(MOEUT, "4m", *ours.corpora("c4"), "here", title="peri")
+    [corpus] = ours.corpora("c4")
+    entrant = ours.entrant(MOEUT, "4m", corpus, "here", title="peri")
     assert (entrant.name, entrant.place, entrant.system) == ("moeut-4m-prose", "here", "peri")
     assert PAPER.corpora("c4", "pes2o") == ("c4", "pes2o")
     assert PAPER.sizes("44m", "244m") == ("44m", "244m")
