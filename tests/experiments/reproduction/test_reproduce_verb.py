@@ -81,7 +81,7 @@ def test_commands_for_a_job_array(typed):
         (["norms", "--scale", "large"], "--scale: 'large' is none of tiny, small, paper"),
         (["norms", "--only", "x", "--dry-run"], UNKNOWN_RUN),
         (["norms", "--only", "x"], UNKNOWN_RUN),
-        (["norms", "--model.norm", "pre"], "--model.norm: unknown argument; see --help"),
+        (["norms", "--model.norm", "pre"], "--model.norm=pre: unknown argument; see --help"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line(typed, arguments: list[str], complaint: str):
