@@ -1,7 +1,7 @@
 """What should be selected, how is its use balanced, and does attention need it too? Ablations of MoEUT's experts."""
 
 from moeut.experiments.reproduction.scales import Scale
-from moeut.experiments.reproduction.study import Study, below, by_place, falling
+from moeut.experiments.reproduction.study import SECONDS, Study, below, by_place, falling
 from moeut.experiments.reproduction.systems import (
     DENSE,
     GATED,
@@ -86,7 +86,7 @@ def without_switchhead(scale: Scale) -> Study:
         entrants=[moeut, gated, dense],
         charts=[by_place("by-size", "size")],
         directions=[
-            *below([moeut], gated), *below([gated], dense), *below([gated], moeut, "seconds_per_step"),
+            *below([moeut], gated), *below([gated], dense), *below([gated], moeut, SECONDS),
         ],
-        metrics=("cross_entropy", "perplexity", "seconds_per_step"),
+        metrics=("cross_entropy", "perplexity", SECONDS),
     )  # fmt: skip

@@ -14,7 +14,9 @@ from moeut.model.paper_macs import paper_macs
 from moeut.training.progress import Progress
 from moeut.training.training_config import TrainingConfig
 
-LOSS, LOSS_LABEL = "cross_entropy", "held-out nats a token"
+LOSS, SECONDS, MEMORY = "cross_entropy", "seconds_per_step", "memory_bytes"
+"""Names of numbers that every run has."""
+LOSS_LABEL = "held-out nats a token"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from moeut.experiments.dry_run import duration
 from moeut.experiments.reproduction.charts import curves, draw
 from moeut.experiments.reproduction.findings import Findings, Verdict, verdict
 from moeut.experiments.reproduction.results import Estimate
-from moeut.experiments.reproduction.study import LOSS, Entrant, Quantity, Study
+from moeut.experiments.reproduction.study import LOSS, MEMORY, Entrant, Quantity, Study
 from moeut.files import replacing
 from moeut.model.cost import cost
 from moeut.training.report import human
@@ -112,7 +112,7 @@ def results(findings: Findings) -> list[Cells]:
         rate = f"{judged[0].learning_rate:g}" if judged else "?"
         found = [findings.estimate(Quantity(entrant, metric)) for metric in study.metrics]
         seeds = max((estimate.seeds for estimate in found if estimate is not None), default=0)
-        rows.append((entrant.system, entrant.place, rate, f"{seeds}", *map(_in_words, found)))
+        rows.append((entrant.system, entrant.place, rate, f"{seeds}", *map(_in_words, found, study.metrics)))
     return rows
 
 
@@ -125,7 +125,11 @@ def directions(findings: Findings) -> list[Cells]:
         said = f"{_name(less.entrant)} < {_name(more.entrant)}"
         metrics = dict.fromkeys(quantity.metric.replace("_", " ") for quantity in direction)
         rows.append(
-            (f"{said} in {' and '.join(metrics)}", f"{_in_words(found.less)}, {_in_words(found.more)}", _held(found))
+            (
+                f"{said} in {' and '.join(metrics)}",
+                f"{_in_words(found.less, less.metric)}, {_in_words(found.more, more.metric)}",
+                _held(found),
+            )
         )
     return rows
 
@@ -190,10 +194,12 @@ def write_csv(file: Path, rows: Sequence[dict[str, Any]]) -> None:
         partial.write_text(text.getvalue(), encoding="utf-8")
 
 
-def _in_words(estimate: Estimate | None) -> str:
+def _in_words(estimate: Estimate | None, metric: str) -> str:
     """A mean with its standard error, if there is one."""
     if estimate is None:
         return "?"
+    if metric == MEMORY:
+        return human(round(estimate.mean))
     error = f" ± {estimate.standard_error:.2g}" if estimate.seeds > 1 else ""
     return f"{estimate.mean:.5g}{error}"
 

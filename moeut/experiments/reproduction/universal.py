@@ -3,11 +3,10 @@
 from dataclasses import replace
 
 from moeut.experiments.reproduction.scales import Scale
-from moeut.experiments.reproduction.study import Study, below, by_place
+from moeut.experiments.reproduction.study import MEMORY, SECONDS, Study, below, by_place
 from moeut.experiments.reproduction.systems import DENSE, MOEUT, SUT, SUT_WITHOUT_ACT, UNIVERSAL
 
 TIMED_STEPS = 20
-SECONDS, MEMORY = "seconds_per_step", "memory_bytes"
 
 
 def sparse_universal(scale: Scale) -> Study:

@@ -49,6 +49,11 @@ def test_results_are_means_with_errors():
     assert results(found([], [5.0]))[1][3:] == ("0", "?", "?")
 
 
+def test_bytes_are_told_as_such():
+    findings = found([1.0], [5.0])
+    assert results(replace(findings, study=replace(findings.study, metrics=("memory_bytes",))))[1][-1] == "2 MB"
+
+
 def test_directions_are_told_as_they_came_out():
     said = "MoEUT small < dense small in cross entropy"
     for losses, numbers, held in (
