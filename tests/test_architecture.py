@@ -44,7 +44,10 @@ ALLOWED_IMPORTS: dict[tuple[str, str], str] = {
 TESTED_ELSEWHERE: dict[str, str] = {
     "moeut/__main__.py": "test_architecture.py runs `python -m moeut`",
     **dict.fromkeys(
-        (f"moeut/commands/{name}.py" for name in ("answers", "data", "evaluation", "generation", "models", "training")),
+        (
+            f"moeut/commands/{name}.py"
+            for name in ("answers", "data", "evaluation", "generation", "models", "reproduction", "training")
+        ),
         "test_cli.py and the tests of each part type the commands",
     ),
 }
