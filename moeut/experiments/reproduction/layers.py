@@ -8,11 +8,11 @@ from moeut.experiments.reproduction.systems import AABB, MOEUT, SIGMA_MOE, Syste
 def groups(scale: Scale) -> Study:
     """Every group size that divides the depth; and the same group with each layer repeated before the next."""
     [size], [corpus] = scale.sizes("244m"), scale.corpora("c4")
-    moeut = scale.moeuts[size]
-    depth = moeut.num_hidden_layers
+    base = scale.moeuts[size]
+    depth = base.num_hidden_layers
 
     def system(group_size: int) -> System:
-        if group_size == moeut.group_size:
+        if group_size == base.group_size:
             return MOEUT
         # One attention expert and nothing shared: the same model under its own name.
         return SIGMA_MOE if group_size == depth else in_groups_of(group_size)
@@ -22,8 +22,8 @@ def groups(scale: Scale) -> Study:
         for group_size in range(1, depth + 1)
         if depth % group_size == 0
     }
-    aabb = scale.entrant(AABB, size, corpus, f"G = {moeut.group_size}")
-    best = by_group[moeut.group_size]
+    aabb = scale.entrant(AABB, size, corpus, f"G = {base.group_size}")
+    best = by_group[base.group_size]
     return Study(
         name="groups",
         source="figure 6",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moeut.data.tokens import read_manifest
+from moeut.experiments.reproduction.corpora import data_folder, prepare_texts
 from moeut.experiments.reproduction.execution import Manner, Outcome, carry_out
 from moeut.experiments.reproduction.expectation import seconds_of
 from moeut.experiments.reproduction.findings import Findings
@@ -19,7 +20,6 @@ from moeut.experiments.reproduction.runs import Effort, Run, chosen, runs_of, wa
 from moeut.experiments.reproduction.scales import Scale
 from moeut.experiments.reproduction.study import LOSS, Means, Study
 from moeut.experiments.reproduction.study_report import write_report
-from moeut.experiments.reproduction.texts import data_folder, prepare_texts
 from moeut.model.cost import cost
 from moeut.training.distributed import Ranks, pick_device
 from moeut.training.progress import Progress

@@ -10,8 +10,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from moeut.config import RunConfig
+from moeut.experiments.reproduction.corpora import data_folder
 from moeut.experiments.reproduction.study import Entrant, Study
-from moeut.experiments.reproduction.texts import data_folder
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from moeut.data.recipe import RecipeConfig
+from moeut.experiments.reproduction.corpora import STANDARD_LIBRARY, recipe_of, short_name
 from moeut.experiments.reproduction.study import Entrant
 from moeut.experiments.reproduction.systems import System
-from moeut.experiments.reproduction.texts import STANDARD_LIBRARY, recipe_of, short_name
 from moeut.model.language_model import ModelConfig
 from moeut.presets import MOEUT, PAPER_TRAINING, PRESETS, TRAINING
 from moeut.training.schedule import CosineSchedule

@@ -24,7 +24,7 @@ class Entrant:
     """A system at one point of a comparison; it is trained once for each seed.
 
     name: of its runs. system: as figures and tables call it. place: where in the comparison it stands, such as `44m` or
-    `2`. size: of the MoEUT that it is compared with. corpus: the text; see `moeut.experiments.reproduction.texts`.
+    `2`. size: of the MoEUT that it is compared with. corpus: the text; see `moeut.experiments.reproduction.corpora`.
     """
 
     name: str

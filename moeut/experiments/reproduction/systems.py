@@ -30,52 +30,52 @@ class System(NamedTuple):
     beside: Callable[[ModelConfig], ModelConfig]
 
 
-def attention_of(moeut: ModelConfig) -> SwitchHeadConfig:
+def attention_of(base: ModelConfig) -> SwitchHeadConfig:
     """The attention of a MoEUT."""
-    assert isinstance(moeut.attention, SwitchHeadConfig)
-    return moeut.attention
+    assert isinstance(base.attention, SwitchHeadConfig)
+    return base.attention
 
 
-def experts_of(moeut: ModelConfig) -> SigmaMoEConfig:
+def experts_of(base: ModelConfig) -> SigmaMoEConfig:
     """The feed-forward layer of a MoEUT."""
-    assert isinstance(moeut.feed_forward, SigmaMoEConfig)
-    return moeut.feed_forward
+    assert isinstance(base.feed_forward, SigmaMoEConfig)
+    return base.feed_forward
 
 
-def as_large_as(moeut: ModelConfig, config: ModelConfig) -> ModelConfig:
+def as_large_as(base: ModelConfig, config: ModelConfig) -> ModelConfig:
     """`config` with as many experts, or so wide an MLP, that it has the parameters of `moeut`."""
-    return match(config, {"parameters": cost(moeut).parameters}).config
+    return match(config, {"parameters": cost(base).parameters}).config
 
 
-def dense_beside(moeut: ModelConfig) -> ModelConfig:
+def dense_beside(base: ModelConfig) -> ModelConfig:
     """A dense Transformer of the same width, depth and size of heads, of which it has as many as fill the width."""
-    heads = moeut.hidden_size // moeut.attention.head_dim
-    return as_large_as(moeut, _dense_shape(moeut, dense, heads))
+    heads = base.hidden_size // base.attention.head_dim
+    return as_large_as(base, _dense_shape(base, dense, heads))
 
 
-def universal_beside(moeut: ModelConfig) -> ModelConfig:
+def universal_beside(base: ModelConfig) -> ModelConfig:
     """A Universal Transformer: one dense layer, so wide that with an MLP four times as wide it is as large."""
 
     def parameters(heads: int) -> int:
-        return cost(_dense_shape(moeut, universal, heads)).parameters
+        return cost(_dense_shape(base, universal, heads)).parameters
 
-    return as_large_as(moeut, _dense_shape(moeut, universal, nearest(parameters, cost(moeut).parameters, 1)))
+    return as_large_as(base, _dense_shape(base, universal, nearest(parameters, cost(base).parameters, 1)))
 
 
-def sut_beside(moeut: ModelConfig) -> ModelConfig:
+def sut_beside(base: ModelConfig) -> ModelConfig:
     """A SUT of the same width and depth, with two experts selected that are as wide as all that the MoEUT selects."""
-    attention, experts = attention_of(moeut), experts_of(moeut)
+    attention, experts = attention_of(base), experts_of(base)
     return as_large_as(
-        moeut,
+        base,
         sut(
-            hidden_size=moeut.hidden_size,
-            num_hidden_layers=moeut.num_hidden_layers,
+            hidden_size=base.hidden_size,
+            num_hidden_layers=base.num_hidden_layers,
             num_attention_heads=attention.num_attention_heads,
             head_dim=attention.head_dim,
             attention_experts=2 * attention.num_experts,
             experts=experts.num_experts_per_tok,
             expert_size=experts.num_experts_per_tok * experts.moe_intermediate_size // 2,
-            vocab_size=moeut.vocab_size,
+            vocab_size=base.vocab_size,
         ),
     )
 
@@ -83,12 +83,12 @@ def sut_beside(moeut: ModelConfig) -> ModelConfig:
 def in_groups_of(group_size: int) -> System:
     """A MoEUT with so many layers in its group; attention experts so that all layers together have as many."""
 
-    def beside(moeut: ModelConfig) -> ModelConfig:
-        attention, experts = attention_of(moeut), experts_of(moeut)
-        there = max(1, attention.num_experts * moeut.group_size // group_size)
+    def beside(base: ModelConfig) -> ModelConfig:
+        attention, experts = attention_of(base), experts_of(base)
+        there = max(1, attention.num_experts * base.group_size // group_size)
         return as_large_as(
-            moeut,
-            grouped(moeut, group_size=group_size, attention_experts=there, experts=experts.num_experts_per_tok),
+            base,
+            grouped(base, group_size=group_size, attention_experts=there, experts=experts.num_experts_per_tok),
         )
 
     return System("MoEUT", f"moeut-g{group_size}", beside)
@@ -96,14 +96,14 @@ def in_groups_of(group_size: int) -> System:
 
 def with_norm(placement: NormName) -> System:
     """A MoEUT with its layer norms elsewhere."""
-    return System(f"{placement}-layernorm", f"moeut-{placement}", lambda moeut: replace(moeut, norm=placement))
+    return System(f"{placement}-layernorm", f"moeut-{placement}", lambda base: replace(base, norm=placement))
 
 
 def selecting(experts_per_tok: int) -> System:
     """A MoEUT of which each token selects so many feed-forward experts of those that are there."""
 
-    def beside(moeut: ModelConfig) -> ModelConfig:
-        return replace(moeut, feed_forward=replace(experts_of(moeut), num_experts_per_tok=experts_per_tok))
+    def beside(base: ModelConfig) -> ModelConfig:
+        return replace(base, feed_forward=replace(experts_of(base), num_experts_per_tok=experts_per_tok))
 
     return System("MoEUT", f"moeut-k{experts_per_tok}", beside)
 
@@ -111,11 +111,11 @@ def selecting(experts_per_tok: int) -> System:
 def with_experts_of(size: int) -> System:
     """A MoEUT with experts of this size, of which a token selects so many that it meets as many weights."""
 
-    def beside(moeut: ModelConfig) -> ModelConfig:
-        experts = experts_of(moeut)
+    def beside(base: ModelConfig) -> ModelConfig:
+        experts = experts_of(base)
         selected = experts.num_experts_per_tok * experts.moe_intermediate_size // size
         fewer = replace(experts, num_experts_per_tok=selected, num_experts=selected, moe_intermediate_size=size)
-        return as_large_as(moeut, replace(moeut, feed_forward=fewer))
+        return as_large_as(base, replace(base, feed_forward=fewer))
 
     return System("MoEUT", f"moeut-s{size}", beside)
 
@@ -123,10 +123,10 @@ def with_experts_of(size: int) -> System:
 def balanced_over(scope: BalanceScope) -> System:
     """A MoEUT whose balance term averages the use of experts over something else than a sequence."""
 
-    def beside(moeut: ModelConfig) -> ModelConfig:
-        attention, experts = attention_of(moeut), experts_of(moeut)
+    def beside(base: ModelConfig) -> ModelConfig:
+        attention, experts = attention_of(base), experts_of(base)
         return replace(
-            moeut,
+            base,
             attention=replace(attention, balance_scope=scope),
             feed_forward=replace(experts, balance_scope=scope),
         )
@@ -134,23 +134,23 @@ def balanced_over(scope: BalanceScope) -> System:
     return System(f"balance over the {scope}", f"moeut-{scope}-balance", beside)
 
 
-MOEUT = System("MoEUT", "moeut", lambda moeut: moeut)
-AABB = System("MoEUT, AABB", "moeut-aabb", lambda moeut: replace(moeut, layer_order="aabb"))
+MOEUT = System("MoEUT", "moeut", lambda base: base)
+AABB = System("MoEUT, AABB", "moeut-aabb", lambda base: replace(base, layer_order="aabb"))
 GATED = System(
     "without SwitchHead", "moeut-gated",
-    lambda moeut: as_large_as(moeut, gated(moeut, experts=experts_of(moeut).num_experts)),
+    lambda base: as_large_as(base, gated(base, experts=experts_of(base).num_experts)),
 )  # fmt: skip
-SIGMA_MOE = System("σ-MoE", "sigma-moe", lambda moeut: in_groups_of(moeut.num_hidden_layers).beside(moeut))
+SIGMA_MOE = System("σ-MoE", "sigma-moe", lambda base: in_groups_of(base.num_hidden_layers).beside(base))
 DENSE = System("dense", "dense", dense_beside)
 UNIVERSAL = System("Universal Transformer", "ut", universal_beside)
 SUT = System("SUT", "sut", sut_beside)
-SUT_WITHOUT_ACT = System("SUT without ACT", "sut-without-act", lambda moeut: replace(sut_beside(moeut), halting=None))
+SUT_WITHOUT_ACT = System("SUT without ACT", "sut-without-act", lambda base: replace(sut_beside(base), halting=None))
 
 
-def _dense_shape(moeut: ModelConfig, variant: Callable[..., ModelConfig], heads: int) -> ModelConfig:
+def _dense_shape(base: ModelConfig, variant: Callable[..., ModelConfig], heads: int) -> ModelConfig:
     """A dense model of the MoEUT's depth and size of heads, as wide as its heads, with the usual MLP."""
-    width = heads * moeut.attention.head_dim
+    width = heads * base.attention.head_dim
     return variant(
-        hidden_size=width, num_hidden_layers=moeut.num_hidden_layers, num_attention_heads=heads,
-        head_dim=moeut.attention.head_dim, intermediate_size=4 * width, vocab_size=moeut.vocab_size,
+        hidden_size=width, num_hidden_layers=base.num_hidden_layers, num_attention_heads=heads,
+        head_dim=base.attention.head_dim, intermediate_size=4 * width, vocab_size=base.vocab_size,
     )  # fmt: skip

@@ -12,8 +12,8 @@ from moeut.data.sources import FilesSource, StandardLibrarySource
 from moeut.data.tokenizer import BpeTokenizer
 from moeut.data.tokens import read_manifest
 from moeut.experiments.reproduction.claims import claimed
+from moeut.experiments.reproduction.corpora import data_folder, prepare_texts, short_name
 from moeut.experiments.reproduction.scales import PAPER, SMALL, TINY
-from moeut.experiments.reproduction.texts import data_folder, prepare_texts, short_name
 from moeut.training.progress import Progress
 
 QUIET = Progress(quiet=True)
