@@ -240,7 +240,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     sub.add_argument("--seeds", type=_positive, default=1, metavar="N", help="runs of each model (%(default)s)")
     sub.add_argument(
-        "--learning-rates", type=float, nargs="+", metavar="RATE",
+        "--learning-rates", type=_rate, nargs="+", metavar="RATE",
         help="try each of these for every model, and give the further seeds the best (default: the scale's own)",
     )  # fmt: skip
     sub.add_argument("--only", nargs="+", metavar="RUN", help="only runs of these names; * stands for anything")
@@ -306,6 +306,16 @@ def _positive(text: str) -> int:
     if (number := _count(text)) == 0:
         raise argparse.ArgumentTypeError("0 is not above 0")
     return number
+
+
+def _rate(text: str) -> float:
+    """A number above 0."""
+    try:
+        if 0 < (number := float(text)) < float("inf"):
+            return number
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is no number above 0, such as 1e-3")
 
 
 def _count(text: str) -> int:

@@ -17,7 +17,7 @@ def reproduce(options: argparse.Namespace) -> int:
     from moeut.experiments.reproduction.scales import scale
     from moeut.experiments.reproduction.study_report import REPORT, directions, results
     from moeut.training.interruption import signal_of, sigterm_interrupts
-    from moeut.training.progress import Progress
+    from moeut.training.trackers import finite
 
     if options.list:
         listed = {study.name: study.source for study in studies(scale(options.scale))}
@@ -32,10 +32,8 @@ def reproduce(options: argparse.Namespace) -> int:
     if options.dry_run:
         return _dry_run(options, undertaking)
     try:
-        with sigterm_interrupts(), Progress(quiet=options.quiet) as progress:
-            findings, outcome = carry_out(
-                undertaking, task_folder=options.task_data, command=command, progress=progress
-            )
+        with sigterm_interrupts():
+            findings, outcome = carry_out(undertaking, task_folder=options.task_data, command=command)
     except KeyboardInterrupt as interrupt:
         return exit_code(signal_of(interrupt))
     folder = undertaking.manner.out / undertaking.study.name
@@ -53,9 +51,9 @@ def reproduce(options: argparse.Namespace) -> int:
         *aligned([list(row) for row in directions(findings)]),
     ]
     lines.append(f"{folder / REPORT}: {len(findings.numbers):,} of {len(findings.runs):,} runs are finished")
-    show(facts, lines, as_json=options.json)
-    for name, why in outcome.failed.items():
-        print(f"moeut: {name}: {why}", file=sys.stderr)
+    show(finite(facts), lines, as_json=options.json)
+    for why in [*(f"{name}: {why}" for name, why in outcome.failed.items()), *outcome.taken.values()]:
+        print(f"moeut: {why}", file=sys.stderr)
     return 2 if outcome.failed else 0
 
 
@@ -73,7 +71,7 @@ def _undertaking(options: argparse.Namespace) -> Any:
     return Undertaking(
         study_named(options.study, found),
         found,
-        Effort(options.seeds, tuple(options.learning_rates or ())),
+        Effort(options.seeds, tuple(dict.fromkeys(options.learning_rates or ()))),
         Manner(
             out=Path(options.out or f"reproduce/{options.scale}"), device=options.device, processes=options.processes,
             takeover=options.takeover, quiet=options.quiet,

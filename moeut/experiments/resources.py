@@ -13,7 +13,7 @@ from moeut.experts.compiling import compiler
 from moeut.model.cost import cost
 from moeut.training.distributed import Ranks
 from moeut.training.health import router_sizes
-from moeut.training.machine import free_memory_bytes
+from moeut.training.machine import free_memory_bytes, peak_flops
 from moeut.training.memory import peak_bytes
 from moeut.training.precision import resolve_precision
 from moeut.training.report import human
@@ -88,7 +88,9 @@ def expected_seconds(configs: Sequence[RunConfig], ranks: Ranks) -> list[float]:
 
 
 def _macs_per_second(device: torch.device) -> float:
-    """Of one product of two square matrices, the best of three; on a GPU in bfloat16."""
+    """Of one product of two square matrices, the best of three; of a GPU what its maker says, where that is known."""
+    if (peak := peak_flops(device, "bfloat16")) is not None:
+        return peak / 2
     size, dtype = (512, torch.float32) if device.type == "cpu" else (8192, torch.bfloat16)
     matrix, seconds = torch.ones(size, size, dtype=dtype, device=device), float("inf")
     for _ in range(3):

@@ -62,8 +62,9 @@ def carry_out(
     """Carry out whatever of the runs is neither finished nor claimed by somebody else.
 
     runs: those that are known to be needed; asked again after each, since results decide what else is. measure: what
-    the study asks of a trained model. A run that fails is left, and the others go on. Raises ValueError where a run
-    folder belongs to another configuration, and KeyboardInterrupt, with the signal, where a training was stopped.
+    the study asks of a trained model. progress: not begun, since its bars and those of child processes would be drawn
+    over each other. A run that fails is left, and the others go on. Raises ValueError where a run folder belongs to
+    another configuration, and KeyboardInterrupt, with the signal, where a training was stopped.
     """
     failed: dict[str, str] = {}
     while True:
@@ -74,7 +75,7 @@ def carry_out(
             try:
                 with claimed(manner.out / "claims" / run.name, takeover=manner.takeover) as lock:
                     progress.say(_standing(run, needed, todo, manner))
-                    _finish(run, study, manner, measure, lock)
+                    _finish(run, study, manner, measure, lock, progress)
                 break
             except TakenError as reason:
                 taken[run.name] = str(reason)
@@ -118,7 +119,9 @@ def run_child(command: list[str], lock: int) -> None:
         raise FailedRunError(f"ended with exit code {code}; {shlex.join(command)}")
 
 
-def _finish(run: Run, study: Study, manner: Manner, measure: Callable[[Path], Numbers] | None, lock: int) -> None:
+def _finish(
+    run: Run, study: Study, manner: Manner, measure: Callable[[Path], Numbers] | None, lock: int, progress: Progress
+) -> None:
     """Train a run to its end, if it is not there, and measure it."""
     folder, config = run.folder(manner.out), run.config(manner.out)
     if trained_numbers(folder, config) is None:
@@ -129,7 +132,8 @@ def _finish(run: Run, study: Study, manner: Manner, measure: Callable[[Path], Nu
     file = measured_file(folder, study)
     if measure is not None and not file.is_file():
         file.parent.mkdir(exist_ok=True)
-        write_json(file, measure(folder))
+        with progress:
+            write_json(file, measure(folder))
 
 
 def _standing(run: Run, needed: list[Run], todo: list[Run], manner: Manner) -> str:

@@ -49,9 +49,7 @@ class Undertaking:
         return chosen(self.all_runs(), self.only)
 
 
-def reproduce(
-    undertaking: Undertaking, *, task_folder: Path | None, command: str, progress: Progress
-) -> tuple[Findings, Outcome]:
+def reproduce(undertaking: Undertaking, *, task_folder: Path | None, command: str) -> tuple[Findings, Outcome]:
     """Prepare the text, carry out the runs, and write the report.
 
     task_folder: see `Means`. command: what was typed. Raises ValueError, before anything is trained where it can be
@@ -60,7 +58,9 @@ def reproduce(
     study, scale, manner = undertaking.study, undertaking.scale, undertaking.manner
     undertaking.runs()
     texts = {entrant.corpus: scale.recipe(entrant.corpus) for entrant in study.entrants}
-    prepare_texts(texts, manner.out, progress)
+    progress = Progress(quiet=manner.quiet)
+    with progress:
+        prepare_texts(texts, manner.out, progress)
     means = Means(pick_device(manner.device), task_folder, progress)
     measure = None if study.measure is None else study.measure(means)
     outcome = carry_out(study, undertaking.runs, manner, measure, progress)

@@ -13,9 +13,6 @@ from moeut.experiments.reproduction.runs import Effort
 from moeut.experiments.reproduction.scales import TINY
 from moeut.experiments.run import train
 from moeut.model.cost import cost
-from moeut.training.progress import Progress
-
-QUIET = Progress(quiet=True)
 
 
 def test_from_runs_to_a_report(tmp_path: Path):
@@ -28,7 +25,7 @@ def test_from_runs_to_a_report(tmp_path: Path):
         assert len(runs) == known
         for run in runs:
             train(run.config(out), run.folder(out), quiet=True)
-    findings, outcome = reproduce(undertaking, task_folder=None, command="moeut reproduce", progress=QUIET)
+    findings, outcome = reproduce(undertaking, task_folder=None, command="moeut reproduce")
     assert outcome == ({}, {})
     assert findings.left == {}
     for entrant in study.entrants:
@@ -45,7 +42,7 @@ def test_what_was_not_asked_for_is_named_as_not_run(tmp_path: Path):
     undertaking = Undertaking(study, TINY, Effort(), Manner(out=out, device="cpu", quiet=True), ["moeut-*"])
     [run] = undertaking.runs()
     train(run.config(out), run.folder(out), quiet=True)
-    findings, outcome = reproduce(undertaking, task_folder=None, command="moeut reproduce", progress=QUIET)
+    findings, outcome = reproduce(undertaking, task_folder=None, command="moeut reproduce")
     assert outcome == ({}, {})
     assert findings.left == {"dense-small-lr0.001-seed0": "not run yet"}
     assert "- `dense-small-lr0.001-seed0`: not run yet" in (out / "small" / "report.md").read_text()
@@ -56,7 +53,7 @@ def test_what_was_not_asked_for_is_named_as_not_run(tmp_path: Path):
         ),
     )
     with pytest.raises(ValueError, match=r"another configuration \(training\.num_steps: 4, now 5\)"):
-        reproduce(other, task_folder=None, command="", progress=QUIET)
+        reproduce(other, task_folder=None, command="")
 
 
 def test_what_cannot_be_measured_is_refused_before_anything_is_trained(tmp_path: Path):
@@ -66,7 +63,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_trained(tmp_path:
     study = replace(small_study(prepared(tmp_path)), measure=refuse)
     undertaking = Undertaking(study, TINY, Effort(), Manner(out=tmp_path / "out", device="cpu", quiet=True))
     with pytest.raises(ValueError, match="no items"):
-        reproduce(undertaking, task_folder=None, command="", progress=QUIET)
+        reproduce(undertaking, task_folder=None, command="")
     assert not (tmp_path / "out" / "runs").exists()
 
 

@@ -1,7 +1,12 @@
 """Does `moeut reproduce` list, plan, command and refuse as it should?"""
 
 import json
+import os
 import shlex
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -86,3 +91,40 @@ def test_commands_for_a_job_array(typed):
 )  # fmt: skip
 def test_mistakes_are_one_line(typed, arguments: list[str], complaint: str):
     assert typed(*arguments) == (2, "", f"moeut: {complaint}\n")
+
+
+def text(folder: Path) -> str:
+    """A text of many documents, as a file."""
+    file = folder / "text.jsonl"
+    documents = (" ".join(str(number * step) for step in range(40)) for number in range(300))
+    file.write_text("".join(json.dumps({"text": document}) + "\n" for document in documents))
+    return str(file)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_study_goes_on(tmp_path: Path, number: signal.Signals):
+    """In processes of its own: SIGTERM to it alone, Ctrl-C to it and its child, as a terminal does."""
+    command = [
+        sys.executable, "-m", "moeut", "reproduce", "norms", "--only", "moeut-200k-*", "--data", text(tmp_path),
+        "--out", str(tmp_path / "out"), "--device", "cpu",
+    ]  # fmt: skip
+    run = tmp_path / "out" / "runs" / "moeut-200k-text-lr0.004-seed0"
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        while not list(run.glob("checkpoints/step-*")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        _, err = process.communicate()
+    assert process.returncode == 128 + number
+    assert "moeut: interrupted and saved; the same command goes on from here" in err
+    assert list((tmp_path / "out" / "claims").iterdir()) == []
+    assert list(run.glob("checkpoints/step-*"))
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "going on after step" in again.stderr
+    assert "norms/report.md: 1 of 3 runs are finished" in again.stdout
+    report = (tmp_path / "out" / "norms" / "report.md").read_text()
+    assert "- `moeut-pre-200k-text-lr0.004-seed0`: not run yet" in report
