@@ -31,6 +31,7 @@ def curves(chart: Chart, findings: Findings) -> dict[str, list[Point]]:
 def draw(chart: Chart, by_system: Mapping[str, Sequence[Point]], folder: Path) -> None:
     """Write the figure as PNG and SVG. Needs matplotlib."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     # A figure of its own instead of pyplot, which keeps every figure and chooses a window system.
     figure = Figure(figsize=(5.5, 3.8), layout="constrained")
@@ -40,6 +41,8 @@ def draw(chart: Chart, by_system: Mapping[str, Sequence[Point]], folder: Path) -
         axes.errorbar(x, y, yerr=errors, label=system, marker=MARKERS[number % len(MARKERS)], capsize=3)
     if chart.logarithmic:
         axes.set_xscale("log")
+    elif not any(isinstance(x, str) for points in by_system.values() for x, _, _ in points):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(chart.x)
     axes.set_ylabel(chart.y)
     axes.grid(alpha=0.3)

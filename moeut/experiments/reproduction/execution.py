@@ -138,6 +138,8 @@ def _finish(
 
 def _standing(run: Run, needed: list[Run], todo: list[Run], manner: Manner) -> str:
     """What comes next, and how long all of it may take."""
+    if trained_numbers(run.folder(manner.out), run.config(manner.out)) is not None:
+        return f"{run.name}: trained; to be measured"
     ranks = Ranks(world_size=manner.processes, device=pick_device(manner.device))
     seconds = seconds_of(needed, manner.out, ranks)
     left = sum(seconds[one.name] for one in todo)

@@ -24,7 +24,7 @@ from moeut.experiments.dry_run import duration
 from moeut.experiments.reproduction.charts import curves, draw
 from moeut.experiments.reproduction.findings import Findings, Verdict, verdict
 from moeut.experiments.reproduction.results import Estimate
-from moeut.experiments.reproduction.study import LOSS, MEMORY, Entrant, Quantity, Study
+from moeut.experiments.reproduction.study import LOSS, MEMORY, Direction, Quantity, Study
 from moeut.files import replacing
 from moeut.model.cost import cost
 from moeut.training.report import human
@@ -120,17 +120,9 @@ def directions(findings: Findings) -> list[Cells]:
     """What the paper says, as inequalities, and what came of each."""
     rows: list[Cells] = [("", "here", "held")]
     for direction in findings.study.directions:
-        found = verdict(findings, direction)
-        less, more = direction
-        said = f"{_name(less.entrant)} < {_name(more.entrant)}"
-        metrics = dict.fromkeys(quantity.metric.replace("_", " ") for quantity in direction)
-        rows.append(
-            (
-                f"{said} in {' and '.join(metrics)}",
-                f"{_in_words(found.less, less.metric)}, {_in_words(found.more, more.metric)}",
-                _held(found),
-            )
-        )
+        found, (less, more) = verdict(findings, direction), direction
+        numbers = f"{_in_words(found.less, less.metric)}, {_in_words(found.more, more.metric)}"
+        rows.append((_inequality(direction), numbers, _held(found)))
     return rows
 
 
@@ -213,5 +205,8 @@ def _held(found: Verdict) -> str:
     return f"{word} ({found.difference:+.3g}, {error})"
 
 
-def _name(entrant: Entrant) -> str:
-    return f"{entrant.system} {entrant.place}"
+def _inequality(direction: Direction) -> str:
+    """Two entrants in one metric, or two metrics of one entrant."""
+    less, more = (f"{quantity.entrant.system} {quantity.entrant.place}" for quantity in direction)
+    lower, upper = (quantity.metric.replace("_", " ") for quantity in direction)
+    return f"{less}: {lower} < {upper}" if less == more else f"{less} < {more} in {lower}"

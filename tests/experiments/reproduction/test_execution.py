@@ -84,7 +84,7 @@ def test_two_processes_share_the_runs(tmp_path: Path):
 
 
 def test_what_was_killed_is_said_and_taken_over(tmp_path: Path):
-    data, out, steps = prepared(tmp_path), tmp_path / "out", 400
+    data, out, steps = prepared(tmp_path), tmp_path / "out", 200
     study = long_study(data, steps)
     run, _ = runs_of(study)
     with start(data, out, steps) as killed:

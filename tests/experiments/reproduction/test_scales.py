@@ -1,11 +1,14 @@
 """Do scales have the paper's models and training where the paper has them, and small ones that are like them?"""
 
+from pathlib import Path
+
 import pytest
 
+from moeut.experiments.reproduction.runs import Run
 from moeut.experiments.reproduction.scales import PAPER, SMALL, TINY, scale
 from moeut.experiments.reproduction.systems import DENSE, MOEUT
 from moeut.model.cost import cost
-from moeut.presets import PRESETS
+from moeut.presets import PRESETS, run_preset
 
 
 @pytest.mark.parametrize("one", [TINY, SMALL, PAPER], ids=lambda one: one.name)
@@ -22,6 +25,7 @@ def test_the_paper_has_its_own_models_and_training():
     entrant = PAPER.entrant(DENSE, "126m", "c4")
     assert entrant.name == "dense-126m-c4"
     assert (entrant.model, entrant.training) == PRESETS["dense-126m"]
+    assert Run(entrant, 2.5e-4, 0).config(Path("out")) == run_preset("dense-126m", "out/data/c4")
     assert (entrant.place, entrant.size, entrant.corpus) == ("126m", "126m", "c4")
 
 

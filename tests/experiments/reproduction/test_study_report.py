@@ -7,6 +7,7 @@ from pathlib import Path
 from small_study import found, prepared
 
 from moeut.data.tokens import read_manifest
+from moeut.experiments.reproduction.study import Direction, Quantity
 from moeut.experiments.reproduction.study_report import (
     directions,
     entrant_rows,
@@ -110,6 +111,9 @@ def test_the_report_is_whole(tmp_path: Path):
     assert "```bash\nmoeut reproduce small\n```" in text
     assert texts(findings)[1][0] == "`words`"
     assert f"{manifest.splits['held_out'].tokens:,}" in texts(findings)[1]
+    inside = Direction(Quantity(findings.study.entrants[0], "update of layer 1"), Quantity(findings.study.entrants[0]))
+    within = replace(findings, study=replace(findings.study, directions=[inside]))
+    assert directions(within)[1][0] == "MoEUT small: update of layer 1 < cross entropy"
     finished = report(replace(findings, left={}), [], [])
     assert "## What is not finished" not in finished
 
