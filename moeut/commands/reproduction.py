@@ -26,7 +26,7 @@ def reproduce(options: argparse.Namespace) -> int:
     undertaking = _undertaking(options)
     command = _command(options, undertaking)
     if options.commands:
-        commands = [f"{command} --only {run.name}" for run in undertaking.runs()]
+        commands = [f"{command} --only {shlex.quote(run.name)}" for run in undertaking.runs()]
         show({"commands": commands}, commands, as_json=options.json)
         return 0
     if options.dry_run:
@@ -88,6 +88,7 @@ def _command(options: argparse.Namespace, undertaking: Any) -> str:
         "--learning-rates": options.learning_rates or [],
         "--processes": [options.processes if options.processes > 1 else None],
         "--task-data": [options.task_data],
+        "--device": [options.device if options.device != "auto" else None],
     }
     words = ["moeut", "reproduce", options.study, "--scale", options.scale, "--out", str(undertaking.manner.out)]
     for name, values in given.items():

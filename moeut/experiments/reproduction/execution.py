@@ -129,6 +129,8 @@ def _finish(
         if not checkpoints(folder):
             write_yaml(folder / RUN_CONFIG, config)
         run_child(train_command(run, manner), lock)
+        if trained_numbers(folder, config) is None:
+            raise FailedRunError("ended well, but without results")
     file = measured_file(folder, study)
     if measure is not None and not file.is_file():
         file.parent.mkdir(exist_ok=True)

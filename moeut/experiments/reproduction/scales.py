@@ -1,6 +1,6 @@
 """How large are the models of a study, and how long do they learn? Minutes, hours on two cores, or the paper.
 
-At the scales of ours all sizes learn alike; width, depth and experts grow about as in the paper.
+The paper's models and training are its own; at the other scales all sizes have one depth and learn alike.
 """
 
 from collections.abc import Mapping

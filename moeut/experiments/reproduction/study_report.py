@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 import moeut
+from moeut.evaluation.tables import table
 from moeut.experiments.dry_run import duration
 from moeut.experiments.reproduction.charts import curves, draw
 from moeut.experiments.reproduction.findings import Findings, Verdict, verdict
@@ -28,6 +29,7 @@ from moeut.experiments.reproduction.study import LOSS, MEMORY, Direction, Quanti
 from moeut.files import replacing
 from moeut.model.cost import cost
 from moeut.training.report import human
+from moeut.training.trackers import finite
 
 REPORT = "report.md"
 Cells = Sequence[str]
@@ -57,12 +59,12 @@ def report(findings: Findings, figures: Sequence[str], commands: Sequence[str]) 
     sections = {
         "What was asked": [study.question],
         "What the paper found": [study.found],
-        "Who was compared": markdown(sizes(study)),
-        "On which text": markdown(texts(findings)),
-        "What came out": [*(f"![{name}]({name}.png)" for name in figures), "", *markdown(results(findings))],
-        "What the paper says, and what was found": markdown(directions(findings)),
+        "Who was compared": _markdown(sizes(study)),
+        "On which text": _markdown(texts(findings)),
+        "What came out": [*(f"![{name}]({name}.png)" for name in figures), "", *_markdown(results(findings))],
+        "What the paper says, and what was found": _markdown(directions(findings)),
         "What is not finished": left,
-        "Every run": [f"{duration(3600 * hours)} of training in all.", "", *markdown(runs(findings))],
+        "Every run": [f"{duration(3600 * hours)} of training in all.", "", *_markdown(runs(findings))],
         "How to do it again": ["```bash", *commands, "```"],
     }
     return [
@@ -161,19 +163,10 @@ def run_rows(findings: Findings) -> list[dict[str, Any]]:
 def entrant_rows(findings: Findings) -> list[dict[str, Any]]:
     """A row for each number of each entrant."""
     return [
-        {"entrant": name, "metric": metric, **estimate._asdict()}
+        {"entrant": name, "metric": metric, **finite(estimate._asdict())}
         for name, known in findings.estimates.items()
         for metric, estimate in known.items()
     ]
-
-
-def markdown(rows: Sequence[Cells]) -> list[str]:
-    """The lines of a table whose first row is its heading; all columns but the first stand to the right."""
-    if len(rows) < 2:
-        return []
-    heading, *others = rows
-    ruler = ["---", *["---:"] * (len(heading) - 1)]
-    return [f"| {' | '.join(cells)} |" for cells in (heading, ruler, *others)]
 
 
 def write_csv(file: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -184,6 +177,11 @@ def write_csv(file: Path, rows: Sequence[dict[str, Any]]) -> None:
     writer.writerows(rows)
     with replacing(file) as partial:
         partial.write_text(text.getvalue(), encoding="utf-8")
+
+
+def _markdown(rows: Sequence[Cells]) -> list[str]:
+    """A table, whose first row is its heading; nothing where it is the only one."""
+    return table(rows, left=1) if len(rows) > 1 else []
 
 
 def _in_words(estimate: Estimate | None, metric: str) -> str:

@@ -11,7 +11,6 @@ from moeut.experiments.reproduction.study import Direction, Quantity
 from moeut.experiments.reproduction.study_report import (
     directions,
     entrant_rows,
-    markdown,
     report,
     results,
     run_rows,
@@ -87,6 +86,7 @@ def test_every_run_and_number_is_written(tmp_path: Path):
         if row["entrant"] == "moeut-small" and row["metric"] == "cross_entropy"
     ]
     assert (loss["mean"], loss["standard_error"], loss["seeds"]) == ("2.0", "1.0", "2")
+    assert {row["standard_error"] for row in rows(tmp_path / "entrants.csv") if row["entrant"] == "dense-small"} == {""}
 
 
 def test_the_report_is_whole(tmp_path: Path):
@@ -116,8 +116,3 @@ def test_the_report_is_whole(tmp_path: Path):
     assert directions(within)[1][0] == "MoEUT small: update of layer 1 < cross entropy"
     finished = report(replace(findings, left={}), [], [])
     assert "## What is not finished" not in finished
-
-
-def test_a_table_without_rows_is_none():
-    assert markdown([("a", "b")]) == []
-    assert markdown([("a", "b"), ("1", "2")]) == ["| a | b |", "| --- | ---: |", "| 1 | 2 |"]
