@@ -46,7 +46,16 @@ TESTED_ELSEWHERE: dict[str, str] = {
     **dict.fromkeys(
         (
             f"moeut/commands/{name}.py"
-            for name in ("analysis", "answers", "data", "evaluation", "generation", "models", "training")
+            for name in (
+                "analysis",
+                "answers",
+                "data",
+                "evaluation",
+                "generation",
+                "models",
+                "reproduction",
+                "training",
+            )
         ),
         "test_cli.py and the tests of each part type the commands",
     ),
