@@ -29,6 +29,9 @@ def inherit(folder: Path) -> None:
 
 def work(folder: Path) -> None:
     """Do twenty things, each if nobody else has done it or is at it; a thing that is done twice is an error."""
+    (folder / f"ready-{os.getpid()}").touch()
+    while not (folder / "go").exists():
+        time.sleep(0.001)
     for number in [*range(20), *range(20)]:
         with suppress(TakenError), claimed(folder / str(number)):
             if not (folder / f"done-{number}").exists():

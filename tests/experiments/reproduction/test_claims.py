@@ -100,5 +100,8 @@ def test_nobody_judges_processes_of_another_machine(tmp_path: Path):
 
 def test_many_processes_do_each_thing_once(tmp_path: Path):
     workers = [subprocess.Popen([sys.executable, str(PROGRAM), str(tmp_path), "work"]) for _ in range(3)]
+    while len(list(tmp_path.glob("ready-*"))) < len(workers):
+        assert [worker.poll() for worker in workers] == [None] * 3
+    (tmp_path / "go").touch()
     assert [worker.wait() for worker in workers] == [0] * 3
     assert len(list(tmp_path.glob("begun-*"))) == len(list(tmp_path.glob("done-*"))) == 20
