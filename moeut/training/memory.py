@@ -25,7 +25,7 @@ from moeut.training.training_config import TrainingConfig
 CPU = torch.device("cpu")
 
 
-OPERATIONS_SHARE = 0.20
+OPERATIONS_SHARE = 0.23
 LIBRARY_BYTES = 38 * 10**6
 
 
