@@ -25,6 +25,7 @@ from moeut.commands import (
     generate,
     match,
     prepare,
+    reproduce,
     serve,
     train,
 )
@@ -241,6 +242,34 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--to", default="moeut", choices=["moeut", "official"], help="what to make (%(default)s)")
     sub.add_argument("--overwrite", action="store_true", help="replace a model that is there")
 
+    sub = verb("reproduce", reproduce, "The paper's figures and tables as runs, at any scale, and what came of them.")
+    sub.add_argument("study", metavar="NAME", nargs="?", help="of a figure or table, such as scaling; see --list")
+    sub.add_argument("--list", action="store_true", help="say which figures and tables there are")
+    sub.add_argument(
+        "--scale", default="tiny", metavar="NAME",
+        help="tiny: minutes on two cores; small: hours; paper: its models and its training (%(default)s)",
+    )  # fmt: skip
+    sub.add_argument("--out", metavar="DIR", help="folder of text, runs and reports (default reproduce/SCALE)")
+    sub.add_argument(
+        "--data", metavar="TEXT",
+        help="learn this in place of the scale's own text: a prepared folder, files, a recipe's name (default: the "
+        "source code of Python's standard library; for paper: C4 and the others, from the Hub)",
+    )  # fmt: skip
+    sub.add_argument("--seeds", type=_positive, default=1, metavar="N", help="runs of each model (%(default)s)")
+    sub.add_argument(
+        "--learning-rates", type=_rate, nargs="+", metavar="RATE",
+        help="try each of these for every model, and give the further seeds the best (default: the scale's own)",
+    )  # fmt: skip
+    sub.add_argument("--only", nargs="+", metavar="RUN", help="only runs of these names; * stands for anything")
+    sub.add_argument("--dry-run", action="store_true", help="print sizes and the time it will take, and stop")
+    sub.add_argument("--commands", action="store_true", help="print a command for each run, for a job array, and stop")
+    sub.add_argument(
+        "--takeover", action="store_true", help="go on with runs whose process has died here without giving them back"
+    )
+    sub.add_argument("--task-data", type=Path, metavar="DIR", help="where items of tasks lie (default: on the Hub)")
+    sub.add_argument("--processes", type=_positive, default=1, metavar="N", help="that train each run (%(default)s)")
+    device(sub)
+
     sub = verb("demo", demo, "The whole path on Python's standard library: prepare, train, evaluate, compare, sample.")
     sub.add_argument("--out", default="demo", metavar="DIR", help="folder to write (%(default)s)")
     return parser
@@ -294,6 +323,16 @@ def _positive(text: str) -> int:
     if (number := _count(text)) == 0:
         raise argparse.ArgumentTypeError("0 is not above 0")
     return number
+
+
+def _rate(text: str) -> float:
+    """A number above 0."""
+    try:
+        if 0 < (number := float(text)) < float("inf"):
+            return number
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is no number above 0, such as 1e-3")
 
 
 def _count(text: str) -> int:

@@ -37,10 +37,11 @@ def sha256(file: Path) -> str:
 
 
 @contextmanager
-def held_by_one_process(folder: Path, name: Path | None = None) -> Iterator[None]:
+def held_by_one_process(folder: Path, name: Path | None = None) -> Iterator[int]:
     """While inside, no other process holds this folder. Raises ValueError, naming `name` or the folder, if one does.
 
-    The lock lies on the folder itself and ends with its process, so that none is left behind by a kill.
+    The lock lies on the folder itself and ends with its process, so that none is left behind by a kill. It is the open
+    descriptor that is given: a child process that inherits it holds the folder too.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -48,6 +49,6 @@ def held_by_one_process(folder: Path, name: Path | None = None) -> Iterator[None
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"{name or folder}: another process is writing it; wait until it is done") from None
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)

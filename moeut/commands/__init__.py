@@ -9,9 +9,11 @@ from moeut.commands.data import prepare
 from moeut.commands.evaluation import evaluate
 from moeut.commands.generation import generate, serve
 from moeut.commands.models import convert, describe, match
+from moeut.commands.reproduction import reproduce
 from moeut.commands.training import demo, train
 
 __all__ = [
     "DEFAULT_DATA", "DEFAULT_PRESET",
-    "analyse", "convert", "demo", "describe", "evaluate", "generate", "match", "prepare", "serve", "train",
+    "analyse", "convert", "demo", "describe", "evaluate", "generate", "match", "prepare", "reproduce", "serve",
+    "train",
 ]  # fmt: skip

@@ -22,13 +22,17 @@ def together(rows: Sequence[Row]) -> list[Row]:
 
 
 def markdown(rows: Sequence[Row]) -> list[str]:
-    """The lines of a table for people, its columns aligned."""
-    cells = [HEADINGS, *(_cells(row) for row in rows)]
+    """The lines of a table for people."""
+    return table([HEADINGS, *(_cells(row) for row in rows)], left=LEFT)
+
+
+def table(cells: Sequence[Sequence[str]], *, left: int) -> list[str]:
+    """The lines of a Markdown table, aligned: heading, then rows. left: so many columns are words, not numbers."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    ruler = ["-" * width if number < LEFT else "-" * (width - 1) + ":" for number, width in enumerate(widths)]
+    ruler = ["-" * width if number < left else "-" * (width - 1) + ":" for number, width in enumerate(widths)]
     padded = [
         [
-            cell.ljust(width) if i < LEFT else cell.rjust(width)
+            cell.ljust(width) if i < left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
         for line in cells

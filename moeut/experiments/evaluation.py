@@ -72,13 +72,18 @@ def measure(names: Sequence[str], plan: Plan, progress: Progress) -> list[Measur
 
     Raises ValueError, a line a mistake, before anything is computed where it can be known then.
     """
-    data: dict[str, TaskData] = {}
-    if plan.tasks:
-        check(plan.tasks, plan.scorings)
-        folder = plan.task_folder
-        data = from_hub(plan.tasks, progress.warn) if folder is None else from_folder(folder, plan.tasks)
-        data = {task: limited(found, plan.limit) for task, found in data.items()}
+    data = read_items(plan, progress)
     return [_measure(name, plan, data, progress) for name in names]
+
+
+def read_items(plan: Plan, progress: Progress) -> dict[str, TaskData]:
+    """The items of each task of a plan. Raises ValueError, a line a mistake, where some cannot be had or scored."""
+    if not plan.tasks:
+        return {}
+    check(plan.tasks, plan.scorings)
+    folder = plan.task_folder
+    data = from_hub(plan.tasks, progress.warn) if folder is None else from_folder(folder, plan.tasks)
+    return {task: limited(found, plan.limit) for task, found in data.items()}
 
 
 def limited(data: TaskData, limit: int | None) -> TaskData:

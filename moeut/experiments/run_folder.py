@@ -46,7 +46,7 @@ def claimed(
     run.mkdir(parents=True, exist_ok=True)
     with held_by_one_process(run):
         if checkpoints(run):
-            yield _gone_on_with(run, config)
+            yield gone_on_with(run, config)
             return
         # Whatever else lies here, no checkpoint has been made of it, and the run begins.
         config = resolve(config)
@@ -54,7 +54,7 @@ def claimed(
         yield config
 
 
-def _gone_on_with(run: Path, config: RunConfig) -> RunConfig:
+def gone_on_with(run: Path, config: RunConfig) -> RunConfig:
     """`config` as the run began with it, if it is the same."""
     if not (run / RUN_CONFIG).exists():
         raise ValueError(f"{run}: has checkpoints but no {RUN_CONFIG}; choose another run folder with --run")

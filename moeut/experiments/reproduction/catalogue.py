@@ -1,0 +1,31 @@
+"""Which studies are there? Every figure and table of the paper's that is a comparison of trained models."""
+
+import difflib
+
+from moeut.experiments.reproduction.growth import residual_growth
+from moeut.experiments.reproduction.layers import groups, norms
+from moeut.experiments.reproduction.main_table import main_table
+from moeut.experiments.reproduction.scales import Scale
+from moeut.experiments.reproduction.scaling import code, scaling
+from moeut.experiments.reproduction.selection import active_experts, balance_scope, expert_size, without_switchhead
+from moeut.experiments.reproduction.study import Study
+from moeut.experiments.reproduction.universal import sparse_universal, time_and_memory
+
+
+def studies(scale: Scale) -> list[Study]:
+    """All of them at a scale, in the order of the paper."""
+    makers = (
+        scaling, code, groups, sparse_universal, norms, main_table, active_experts, expert_size, time_and_memory,
+        residual_growth, balance_scope, without_switchhead,
+    )  # fmt: skip
+    return [make(scale) for make in makers]
+
+
+def study_named(name: str, scale: Scale) -> Study:
+    """The study of this name. Raises ValueError that says the nearest one, or all."""
+    by_name = {study.name: study for study in studies(scale)}
+    if name in by_name:
+        return by_name[name]
+    near = difflib.get_close_matches(name, by_name, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(by_name)}"
+    raise ValueError(f"{name!r} is no study; {hint}")

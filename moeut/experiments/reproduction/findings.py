@@ -1,0 +1,65 @@
+"""What did a study find? Means over seeds, and what the paper says beside what came out here, whatever that is."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from moeut.data.tokens import Manifest
+from moeut.experiments.reproduction.results import Estimate, Numbers, estimates
+from moeut.experiments.reproduction.runs import Run
+from moeut.experiments.reproduction.study import Direction, Quantity, Study
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is known of a study.
+
+    runs: all that are known to be needed. judged: those of each entrant, by its name, that its numbers are means of.
+    numbers: of each finished run, by its name. left: why others are not finished. texts: what they learnt, by name.
+    """
+
+    study: Study
+    runs: Sequence[Run]
+    judged: Mapping[str, Sequence[Run]]
+    numbers: Mapping[str, Numbers]
+    left: Mapping[str, str]
+    texts: Mapping[str, Manifest]
+
+    @cached_property
+    def estimates(self) -> dict[str, dict[str, Estimate]]:
+        """Means over the finished seeds of each entrant, by its name."""
+        finished = {
+            name: [self.numbers[run.name] for run in runs if run.name in self.numbers]
+            for name, runs in self.judged.items()
+        }
+        return {name: estimates(seeds) for name, seeds in finished.items() if seeds}
+
+    def estimate(self, quantity: Quantity) -> Estimate | None:
+        """A number over seeds; None where it is not known."""
+        return self.estimates.get(quantity.entrant.name, {}).get(quantity.metric)
+
+
+class Verdict(NamedTuple):
+    """What was found of a direction: both numbers, more − less with its standard error, and whether it held.
+
+    held: None where something is not known, or where the difference is within twice its standard error. The error is
+    √(s₁² + s₂²), infinite where it cannot be told because there is one seed; then the sign alone decides.
+    """
+
+    less: Estimate | None
+    more: Estimate | None
+    difference: float
+    standard_error: float
+    held: bool | None
+
+
+def verdict(findings: Findings, direction: Direction) -> Verdict:
+    """Whether a direction of the paper is there."""
+    less, more = map(findings.estimate, direction)
+    if less is None or more is None:
+        return Verdict(less, more, math.nan, math.nan, None)
+    difference, error = more.mean - less.mean, math.hypot(less.standard_error, more.standard_error)
+    unsure = math.isfinite(error) and abs(difference) < 2 * error
+    return Verdict(less, more, difference, error, None if unsure else difference > 0)

@@ -1,0 +1,41 @@
+"""Do figures show what was found, in order?"""
+
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from pathlib import Path
+
+from small_study import found, small_study
+
+from moeut.experiments.reproduction.charts import curves, draw
+from moeut.experiments.reproduction.study import Chart, by_place
+
+OURS, DENSE = small_study(Path("nowhere")).entrants
+
+
+def test_curves_go_from_left_to_right_with_errors_where_there_are_seeds():
+    findings = found([1.0, 3.0], [5.0])
+    chart = Chart("depth", "layer", "size", lambda entrant: {3: "cross_entropy", 1: "cross_entropy", 2: "missing"})
+    assert curves(chart, findings) == {
+        "MoEUT": [(1, 2.0, 1.0), (3, 2.0, 1.0)],
+        "dense": [(1, 5.0, 0.0), (3, 5.0, 0.0)],
+    }
+
+
+def test_places_stay_in_the_order_of_the_entrants():
+    findings = found([1.0], [2.0])
+    study = findings.study
+    entrants = [
+        replace(entrant, system="both", place=place) for entrant, place in zip((OURS, DENSE), "zy", strict=True)
+    ]
+    findings = replace(findings, study=replace(study, entrants=entrants))
+    assert curves(by_place("name", "size"), findings) == {"both": [("z", 1.0, 0.0), ("y", 2.0, 0.0)]}
+
+
+def test_figures_are_pictures_with_their_words(tmp_path: Path):
+    chart = by_place("by-size", "size of the models")
+    draw(chart, curves(chart, found([1.0, 2.0], [3.0])), tmp_path)
+    assert (tmp_path / "by-size.png").read_bytes().startswith(b"\x89PNG")
+    svg = (tmp_path / "by-size.svg").read_text()
+    ElementTree.fromstring(svg)
+    for words in ("size of the models", "held-out nats a token", "MoEUT", "dense", "small"):
+        assert f"<!-- {words} -->" in svg

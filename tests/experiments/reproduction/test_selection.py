@@ -1,0 +1,44 @@
+"""Do the ablations of experts vary what they say, and only that?"""
+
+from dataclasses import replace
+
+from moeut.experiments.reproduction.scales import PAPER, SMALL
+from moeut.experiments.reproduction.selection import active_experts, balance_scope, expert_size, without_switchhead
+from moeut.experiments.reproduction.systems import experts_of
+
+
+def test_active_experts():
+    study = active_experts(PAPER)
+    assert [experts_of(entrant.model).num_experts_per_tok for entrant in study.entrants] == [8, 16, 24]
+    fewest, usual, most = study.entrants
+    assert [(direction.less.entrant, direction.more.entrant) for direction in study.directions] == [
+        (usual, fewest),
+        (most, usual),
+    ]
+
+
+def test_expert_size():
+    """In the paper 128 to 1,024; what a token meets of experts stays the same."""
+    for scale, sizes in ((PAPER, [128, 256, 512, 1024]), (SMALL, [64, 128, 192, 384])):
+        parts = [experts_of(entrant.model) for entrant in expert_size(scale).entrants]
+        assert [part.moe_intermediate_size for part in parts] == sizes
+        assert len({part.moe_intermediate_size * part.num_experts_per_tok for part in parts}) == 1
+
+
+def test_balance_scope():
+    sequence, *others = balance_scope(SMALL).entrants
+    assert experts_of(sequence.model).balance_scope == "sequence"
+    for other, scope in zip(others, ("batch", "application"), strict=True):
+        assert experts_of(other.model).balance_scope == scope
+        assert replace(other.model, attention=sequence.model.attention, feed_forward=sequence.model.feed_forward) == (
+            sequence.model
+        )
+
+
+def test_without_switchhead():
+    study = without_switchhead(PAPER)
+    moeut, gated, dense = study.entrants
+    assert [entrant.model.attention.kind for entrant in study.entrants] == ["switchhead", "dense", "dense"]
+    pairs = [(direction.less.entrant, direction.more.entrant) for direction in study.directions]
+    assert pairs == [(moeut, gated), (gated, dense), (gated, moeut)]
+    assert study.directions[-1].less.metric == "seconds_per_step"

@@ -1,0 +1,118 @@
+"""Does the report say what was found, all of it, and nothing else?"""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+from small_study import found, prepared
+
+from moeut.data.tokens import read_manifest
+from moeut.experiments.reproduction.study import Direction, Quantity
+from moeut.experiments.reproduction.study_report import (
+    directions,
+    entrant_rows,
+    report,
+    results,
+    run_rows,
+    runs,
+    sizes,
+    texts,
+    write_csv,
+    write_report,
+)
+from moeut.model.cost import cost
+
+
+def rows(file: Path) -> list[dict[str, str]]:
+    with file.open() as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_sizes_stand_beside_the_first_of_their_size():
+    study = found([1.0], [2.0]).study
+    ours, dense = (cost(entrant.model, 16) for entrant in study.entrants)
+    _, first, second = sizes(study)
+    assert first == (
+        "MoEUT", "small", f"{ours.parameters:,}", "+0.00%", f"{ours.active_parameters:,}", f"{ours.macs_per_token:,}",
+        "128",
+    )  # fmt: skip
+    assert second[3] == f"{dense.parameters / ours.parameters - 1:+.2%}"
+
+
+def test_results_are_means_with_errors():
+    study = found([], []).study
+    _, ours, dense = results(
+        replace(found([1.0, 3.0], [5.0]), study=replace(study, metrics=("cross_entropy", "hours")))
+    )
+    assert ours == ("MoEUT", "small", "0.001", "2", "2 ± 1", "0.5 ± 0")
+    assert dense == ("dense", "small", "0.001", "1", "5", "0.5")
+    assert results(found([], [5.0]))[1][3:] == ("0", "?", "?")
+
+
+def test_bytes_are_told_as_such():
+    findings = found([1.0], [5.0])
+    assert results(replace(findings, study=replace(findings.study, metrics=("memory_bytes",))))[1][-1] == "2 MB"
+
+
+def test_directions_are_told_as_they_came_out():
+    said = "MoEUT small < dense small in cross entropy"
+    for losses, numbers, held in (
+        (([1.0], [2.0]), "1, 2", "yes (+1, one seed)"),
+        (([2.0], [1.0]), "2, 1", "no (-1, one seed)"),
+        (([1.0, 3.0], [1.5, 3.5]), "2 ± 1, 2.5 ± 1", "cannot be told (+0.5, ± 1.4)"),
+        (([1.0, 1.2], [2.0, 2.2]), "1.1 ± 0.1, 2.1 ± 0.1", "yes (+1, ± 0.14)"),
+        (([1.0], []), "1, ?", "not run"),
+    ):
+        assert directions(found(*losses))[1:] == [(said, numbers, held)]
+
+
+def test_every_run_and_number_is_written(tmp_path: Path):
+    findings = found([1.0, 3.0], [5.0])
+    assert [row[:3] for row in runs(findings)[1:]] == [
+        ("`moeut-small-lr0.001-seed0`", "1.0000", "30 min 0 s"),
+        ("`moeut-small-lr0.001-seed1`", "3.0000", "30 min 0 s"),
+        ("`dense-small-lr0.001-seed0`", "5.0000", "30 min 0 s"),
+    ]
+    write_csv(tmp_path / "runs.csv", run_rows(findings))
+    assert [(row["run"], row["seed"], row["cross_entropy"]) for row in rows(tmp_path / "runs.csv")] == [
+        ("moeut-small-lr0.001-seed0", "0", "1.0"),
+        ("moeut-small-lr0.001-seed1", "1", "3.0"),
+        ("dense-small-lr0.001-seed0", "0", "5.0"),
+    ]
+    write_csv(tmp_path / "entrants.csv", entrant_rows(findings))
+    [loss] = [
+        row
+        for row in rows(tmp_path / "entrants.csv")
+        if row["entrant"] == "moeut-small" and row["metric"] == "cross_entropy"
+    ]
+    assert (loss["mean"], loss["standard_error"], loss["seeds"]) == ("2.0", "1.0", "2")
+    assert {row["standard_error"] for row in rows(tmp_path / "entrants.csv") if row["entrant"] == "dense-small"} == {""}
+
+
+def test_the_report_is_whole(tmp_path: Path):
+    manifest = read_manifest(prepared(tmp_path))
+    findings = replace(found([1.0], []), left={"dense-small-lr0.001-seed0": "not run yet"}, texts={"words": manifest})
+    write_report(findings, tmp_path / "report", ["moeut reproduce small"])
+    names = {path.name for path in (tmp_path / "report").iterdir()}
+    assert names == {"report.md", "by-size.png", "by-size.svg", "runs.csv", "entrants.csv"}
+    text = (tmp_path / "report" / "report.md").read_text()
+    headings = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
+    assert headings == [
+        "What was asked", "What the paper found", "Who was compared", "On which text", "What came out",
+        "What the paper says, and what was found", "What is not finished", "Every run", "How to do it again",
+    ]  # fmt: skip
+    for words in (
+        "Which is better?",
+        "Nothing.",
+        "![by-size](by-size.png)",
+        "- `dense-small-lr0.001-seed0`: not run yet",
+    ):
+        assert words in text
+    assert "```bash\nmoeut reproduce small\n```" in text
+    assert texts(findings)[1][0] == "`words`"
+    assert f"{manifest.splits['held_out'].tokens:,}" in texts(findings)[1]
+    inside = Direction(Quantity(findings.study.entrants[0], "update of layer 1"), Quantity(findings.study.entrants[0]))
+    within = replace(findings, study=replace(findings.study, directions=[inside]))
+    assert directions(within)[1][0] == "MoEUT small: update of layer 1 < cross entropy"
+    finished = report(replace(findings, left={}), [], [])
+    assert "## What is not finished" not in finished
