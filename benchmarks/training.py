@@ -17,10 +17,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 import torch
 from measure import loop, nanogpt, variants
 from measure.machine import CLOCKS, hardware
+
+from moeut.experts import ExpertBackend
 
 LOOP_TARGET = 0.03
 
@@ -41,13 +44,15 @@ def variants_report(arguments: argparse.Namespace, clock: Callable[[], float]) -
     known = variants.variants(arguments.size)
     names = [known[0], *(name for name in arguments.variants or known if name != known[0])]
     yield (
-        f"{arguments.batch_size} × {arguments.context} tokens a step, float32. MACs: multiply-accumulates of a token, "
-        "forward and backward. Dense: times measured in turn with this variant."
+        f"{arguments.batch_size} × {arguments.context} tokens a step, float32, experts by {arguments.expert_backend}. "
+        "MACs: multiply-accumulates of a token, forward and backward. Dense: times measured in turn with this variant."
     )
     yield ""
     yield "| preset | parameters | MACs a token | ms a step | tokens/s | time / dense | MACs/s / dense | memory |"
     yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
-    for step in variants.measure(names, arguments.batch_size, arguments.context, arguments.repetitions, clock):
+    for step in variants.measure(
+        names, arguments.batch_size, arguments.context, arguments.expert_backend, arguments.repetitions, clock
+    ):
         yield (
             f"| {step.name} | {step.parameters:,} | {step.macs_per_token / 1e6:.1f}M | {1e3 * step.seconds:,.0f} "
             f"| {step.tokens_per_second:,.0f} | {step.seconds / step.dense_seconds:.2f} "
@@ -114,6 +119,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     added = command("variants", variants_report, repetitions=3)
     added.add_argument("--size", default="44m")
     added.add_argument("--variants", nargs="+", help="presets of that size; without it, all there are")
+    added.add_argument("--expert-backend", choices=get_args(ExpertBackend), default="native")
     added.add_argument("--batch-size", type=int, default=2)
     added.add_argument("--context", type=int, default=256)
     added = command("nanogpt", nanogpt_report, repetitions=40)

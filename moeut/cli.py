@@ -17,6 +17,7 @@ import moeut
 from moeut.commands import (
     DEFAULT_DATA,
     DEFAULT_PRESET,
+    analyse,
     convert,
     demo,
     describe,
@@ -164,6 +165,22 @@ def build_parser() -> argparse.ArgumentParser:
         "--format", default="markdown", choices=["markdown", "csv", "json"], help="of the table (%(default)s)"
     )
     sub.add_argument("--output", type=Path, metavar="DIR", help="where records go (default: MODEL/evaluation)")
+    repeats(sub)
+    device(sub)
+
+    sub = verb("analyse", analyse, "Look inside a model, or two side by side: which experts, when, for which token.")
+    sub.add_argument("models", metavar="MODEL", nargs="+", help="one or two model folders or run folders")
+    sub.add_argument(
+        "--data", metavar="PATH", action="append",
+        help="a prepared folder or text files, may be repeated (default: what the first run was trained on, held out)",
+    )  # fmt: skip
+    sub.add_argument("--by-source", action="store_true", help="each source of a prepared folder, and each file, apart")
+    sub.add_argument(
+        "--tokens", type=_positive, default=1_000_000, metavar="N", help="read at most so many (%(default)s)"
+    )
+    sub.add_argument("--context-length", type=_positive, metavar="N", help="tokens a block (default: as in training)")
+    sub.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="blocks at a time (%(default)s)")
+    sub.add_argument("--out", type=Path, default=Path("analysis"), metavar="DIR", help="folder to write (%(default)s)")
     repeats(sub)
     device(sub)
 

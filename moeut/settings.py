@@ -4,7 +4,7 @@ A part's configuration is a frozen dataclass in the part's own file, checked by 
 from YAML, or from the command line.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 from pydantic import ConfigDict, Field
@@ -28,3 +28,9 @@ def refuse(problems: Iterable[tuple[bool, str]]) -> None:
     messages = [message for wrong, message in problems if wrong]
     if messages:
         raise ValueError("\n".join(messages))
+
+
+def listed(things: Sequence[str], separator: str = ", ") -> str:
+    """The first ten things in one line, and how many more there are."""
+    more = [f"and {len(things) - 10:,} more"] if len(things) > 10 else []
+    return separator.join([*things[:10], *more])

@@ -27,7 +27,7 @@ LAYERS: list[set[str]] = [
     {"experiments"},
     {"presets"},
     {"config"},
-    {"training", "evaluation", "generation", "analysis", "hf"},
+    {"training", "evaluation", "generation", "analysis", "hf", "official"},
     {"variants"},
     {"model", "data"},
     {"experts"},
@@ -46,7 +46,16 @@ TESTED_ELSEWHERE: dict[str, str] = {
     **dict.fromkeys(
         (
             f"moeut/commands/{name}.py"
-            for name in ("answers", "data", "evaluation", "generation", "models", "reproduction", "training")
+            for name in (
+                "analysis",
+                "answers",
+                "data",
+                "evaluation",
+                "generation",
+                "models",
+                "reproduction",
+                "training",
+            )
         ),
         "test_cli.py and the tests of each part type the commands",
     ),
@@ -153,6 +162,12 @@ def test_help_loads_no_torch():
     loaded = modules_loaded_by("-m", "moeut", "--help")
     assert "moeut.cli" in loaded
     assert not loaded & {"torch", *HEAVY}
+
+
+def test_official_files_are_converted_without_transformers():
+    loaded = modules_loaded_by("-c", "import moeut.experiments.conversion")
+    assert "moeut.official.loading" in loaded
+    assert "transformers" not in loaded
 
 
 def test_public_names_are_what_type_checkers_are_told():

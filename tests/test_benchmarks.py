@@ -1,6 +1,7 @@
 """Do the training benchmarks still run, and do they measure what they say? At sizes that say nothing about speed."""
 
 import re
+import shutil
 from importlib import import_module
 from itertools import count
 from pathlib import Path
@@ -195,3 +196,52 @@ def test_weights_read_are_those_that_a_token_meets(generation: ModuleType):
     assert once == 4 * (experts + config.group_size * common + ends)
     assert again == 4 * (experts + config.num_hidden_layers * common + ends)
     assert once < decoding.bytes_read(ours, 2).once < 2 * once
+
+
+def test_analysis(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """By a clock that ticks when it is looked at, both take as long."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    analysis = import_module("analysis")
+    monkeypatch.setitem(analysis.CLOCKS, "wall", iter(range(1000)).__next__)
+    sizes = ["--tokens", "300", "--expert-backend", "cpu", "--repetitions", "2", "--threads", "1"]
+    analysis.main(["--presets", "nano", "dense-tiny", *sizes])
+    expected = [[preset, "300", "128", "1.00", "1.00", "1.00"] for preset in ("nano", "dense-tiny")]
+    assert rows(capsys.readouterr().out) == expected
+
+
+@pytest.fixture
+def page(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """`benchmarks/page.py`, imported as it is when it runs."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return import_module("page")
+
+
+@pytest.mark.skipif(shutil.which("chromedriver") is None, reason="needs Chromium: apt-get install chromium-driver")
+def test_page(page: ModuleType, capsys: pytest.CaptureFixture[str]):
+    sizes = [
+        "--tokens",
+        "30",
+        "--layers",
+        "4",
+        "--experts",
+        "5",
+        "--choices",
+        "2",
+        "--heads",
+        "1",
+        "--repetitions",
+        "1",
+    ]
+    page.main(sizes)
+    one, two = rows(capsys.readouterr().out)
+    assert (one[0], two[0]) == ("1", "2")
+    assert all(float(cell) > 0 for cell in one[2:] + two[2:])
+
+
+def test_a_page_without_a_browser_is_skipped_in_one_line(
+    page: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(SystemExit, match="2"):
+        page.main([])
+    assert capsys.readouterr() == ("", "skipped: needs Chromium: apt-get install chromium chromium-driver\n")

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
-from moeut.hf.official import from_official
 from moeut.model.language_model import LanguageModel
+from moeut.official.names import from_official
 
 ASSETS = Path(__file__).parent / "assets" / "parity"
 D, VOCABULARY, BATCH, LENGTH = 12, 19, 2, 9

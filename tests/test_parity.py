@@ -16,11 +16,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from moeut.hf.official import from_official
 from moeut.model.language_model import LanguageModel, ModelConfig
 from moeut.model.sigma_moe import SigmaMoEConfig
 from moeut.model.softmax_moe import SoftmaxMoEConfig
 from moeut.model.switchhead import SwitchHeadConfig
+from moeut.official.names import from_official
 
 ASSETS = Path(__file__).parent / "assets" / "parity"
 

@@ -1,4 +1,4 @@
-"""Do the shared field types refuse what they should?"""
+"""Do the shared field types refuse what they should, and are mistakes told in full, or counted?"""
 
 import math
 
@@ -6,7 +6,16 @@ import pytest
 from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
-from moeut.settings import STRICT, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Probability, refuse
+from moeut.settings import (
+    STRICT,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    listed,
+    refuse,
+)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -39,3 +48,12 @@ def test_refuse_names_everything_that_is_wrong():
     refuse([(False, "fine")])
     with pytest.raises(ValueError, match=r"^a: bad\nc: worse$"):
         refuse([(True, "a: bad"), (False, "b: fine"), (True, "c: worse")])
+
+
+def test_many_things_are_listed_by_the_first_ten_and_a_count():
+    letters = "abcdefghijkl"
+    assert listed([]) == ""
+    assert listed(letters[:2]) == "a, b"
+    assert listed(letters[:10], "; ") == "a; b; c; d; e; f; g; h; i; j"
+    assert listed(letters) == "a, b, c, d, e, f, g, h, i, j, and 2 more"
+    assert listed(["x"] * 2010).endswith(", and 2,000 more")

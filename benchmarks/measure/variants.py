@@ -13,6 +13,7 @@ from statistics import median
 import numpy as np
 import torch
 
+from moeut.experts import ExpertBackend
 from moeut.model.cost import cost
 from moeut.model.language_model import LanguageModel, ModelConfig
 from moeut.presets import PRESETS, run_preset
@@ -64,7 +65,7 @@ def training_macs(model: ModelConfig, context_length: int) -> int:
     return 3 * cost(model, context_length).macs_per_token
 
 
-def stepper(name: str, batch_size: int, context_length: int) -> Callable[[], object]:
+def stepper(name: str, batch_size: int, context_length: int, backend: ExpertBackend) -> Callable[[], object]:
     """Something that takes a whole training step of a preset on random tokens, routing health and clipping included."""
     config = run_preset(name, "")
     training = replace(
@@ -72,7 +73,7 @@ def stepper(name: str, batch_size: int, context_length: int) -> Callable[[], obj
         micro_batch_size=batch_size, precision="float32",
     )  # fmt: skip
     torch.manual_seed(0)
-    model = LanguageModel(config.model)
+    model = LanguageModel(replace(config.model, expert_backend=backend))
     optimizer = build_optimizer(model, training.optimizer)
     routes = RouteCounts(config.model, Ranks()) if router_sizes(config.model) else None
     generator = np.random.default_rng(0)
@@ -84,27 +85,28 @@ def stepper(name: str, batch_size: int, context_length: int) -> Callable[[], obj
     return step
 
 
-def memory(name: str, batch_size: int, context_length: int) -> int:
+def memory(name: str, batch_size: int, context_length: int, backend: ExpertBackend) -> int:
     """Bytes that this process grows by until its peak; for a fresh process."""
     torch.set_num_threads(1)
-    stepper("nano", 1, 8)()  # what the first step imports is not the model's
+    stepper("nano", 1, 8, backend)()  # what the first step imports is not the model's
     before = peak_memory_bytes(torch.device("cpu"))
-    step = stepper(name, batch_size, context_length)
+    step = stepper(name, batch_size, context_length, backend)
     for _ in range(MEMORY_STEPS):
         step()
     return peak_memory_bytes(torch.device("cpu")) - before
 
 
 def measure(
-    names: list[str], batch_size: int, context_length: int, repetitions: int, clock: Callable[[], float]
-) -> Iterator[Step]:
+    names: list[str], batch_size: int, context_length: int, backend: ExpertBackend, repetitions: int,
+    clock: Callable[[], float],
+) -> Iterator[Step]:  # fmt: skip
     """Each preset in turn with the first, which is the dense one."""
     dense = names[0]
     for name in names:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            peak = pool.apply(memory, (name, batch_size, context_length))
+            peak = pool.apply(memory, (name, batch_size, context_length, backend))
         times: dict[str, list[float]] = {}
-        steppers = {key: stepper(key, batch_size, context_length) for key in dict.fromkeys((dense, name))}
+        steppers = {key: stepper(key, batch_size, context_length, backend) for key in dict.fromkeys((dense, name))}
         for _ in range(WARMUP + repetitions):
             for key, step in steppers.items():
                 times.setdefault(key, []).append(seconds(partial(step), clock))

@@ -3,6 +3,7 @@
 Each takes the options that `moeut.cli` has read, prints its result to stdout, and returns the exit code.
 """
 
+from moeut.commands.analysis import analyse
 from moeut.commands.answers import DEFAULT_DATA, DEFAULT_PRESET
 from moeut.commands.data import prepare
 from moeut.commands.evaluation import evaluate
@@ -13,6 +14,6 @@ from moeut.commands.training import demo, train
 
 __all__ = [
     "DEFAULT_DATA", "DEFAULT_PRESET",
-    "convert", "demo", "describe", "evaluate", "generate", "match", "prepare", "reproduce", "serve",
+    "analyse", "convert", "demo", "describe", "evaluate", "generate", "match", "prepare", "reproduce", "serve",
     "train",
 ]  # fmt: skip

@@ -49,8 +49,8 @@ def convert(options: argparse.Namespace) -> int:
     """`moeut convert`: an official checkpoint → a model folder, or a model → weights of the official release."""
     from dataclasses import asdict
 
-    from moeut.hf.conversion import convert as make_folder
-    from moeut.hf.conversion import report
+    from moeut.experiments.conversion import convert as make_folder
+    from moeut.experiments.conversion import report
     from moeut.training.progress import Progress
 
     if options.to == "official":
@@ -69,8 +69,8 @@ def convert(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     """`moeut convert --to official`: the weights of a model as the official release names them."""
+    from moeut.experiments.conversion import export_official
     from moeut.experiments.run_folder import model_folder
-    from moeut.hf.conversion import export_official
 
     if options.tokenizer or options.config or options.overrides:
         raise ValueError("--to official: takes a model as it is, without --tokenizer, --config or other settings")

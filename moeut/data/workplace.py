@@ -36,7 +36,10 @@ def workplace(folder: Path) -> Iterator[Path]:
 def clear(partial: Path) -> None:
     """Removes what lies in a workplace."""
     for entry in partial.iterdir():
-        entry.unlink()
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def publish(partial: Path, folder: Path) -> None:

@@ -27,7 +27,7 @@ def markdown(rows: Sequence[Row]) -> list[str]:
 
 
 def table(cells: Sequence[Sequence[str]], *, left: int) -> list[str]:
-    """The lines of a Markdown table, aligned: heading and rows. left: so many columns hold words, others numbers."""
+    """The lines of a Markdown table, aligned: heading, then rows. left: so many columns are words, not numbers."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     ruler = ["-" * width if number < left else "-" * (width - 1) + ":" for number, width in enumerate(widths)]
     padded = [

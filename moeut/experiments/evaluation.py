@@ -161,10 +161,10 @@ def _measure(name: str, plan: Plan, data: dict[str, TaskData], progress: Progres
             "name": name, **subject.facts,
             "context_length": subject.context_length, "max_length": subject.max_length,
         },
-        "settings": _plain(asdict(plan)),
+        "settings": plain(asdict(plan)),
         "data": identities(paths),
         "tasks": {task: _described(items, versions) for task, items in data.items()},
-        "versions": {"moeut": moeut.__version__, **{package: _version(package) for package in PACKAGES}},
+        "versions": installed_versions(),
         "rows": [asdict(row) for row in rows],
     }  # fmt: skip
     return Measured(name, texts, rows, outcomes, record)
@@ -212,17 +212,22 @@ def _described(data: TaskData, versions: dict[str, Any]) -> dict[str, Any]:
     return {"origin": data.origin, "sets": sets}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Settings as JSON has them."""
     match value:
         case dict():
-            return {name: _plain(inner) for name, inner in value.items()}
+            return {name: plain(inner) for name, inner in value.items()}
         case list() | tuple():
-            return [_plain(inner) for inner in value]
+            return [plain(inner) for inner in value]
         case Path() | torch.device() | torch.dtype():
             return str(value).removeprefix("torch.")
         case _:
             return value
+
+
+def installed_versions() -> dict[str, str | None]:
+    """The versions of this package and of those that its figures depend on; None for what is not installed."""
+    return {"moeut": moeut.__version__, **{package: _version(package) for package in PACKAGES}}
 
 
 def _version(package: str) -> str | None:

@@ -20,6 +20,7 @@ import moeut
 from moeut.files import replacing
 from moeut.model.language_model import LanguageModel, ModelConfig
 from moeut.model.tensor_files import WEIGHTS, read_all_tensors, read_json, write_json, write_tensors
+from moeut.settings import listed
 from moeut.validation import validate
 
 CONFIG = "config.json"
@@ -151,19 +152,32 @@ def load_weights(model: LanguageModel, folder: Path) -> None:
 def read_weights(model: LanguageModel, folder: Path) -> dict[str, Tensor]:
     """What a model folder holds of the tensors that `stored_tensors` names.
 
-    Raises ValueError, one line, if there are none, or if any is missing, unknown or of another shape; all are named.
+    Raises ValueError, one line, if there are none, or as `refuse_misfits` does.
     """
-    found, expected = read_all_tensors(folder), stored_tensors(model)
-    problems = [f"{name} is missing" for name in expected if name not in found]
-    problems += [f"{name} is unknown" for name in found if name not in expected]
-    problems += [
-        f"{name} has shape {tuple(found[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in found and found[name].shape != tensor.shape
-    ]
-    if problems:
-        raise ValueError(f"{folder}: what is saved does not fit the model: {'; '.join(problems)}")
+    found = read_all_tensors(folder)
+    try:
+        refuse_misfits(stored_tensors(model), found)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
     return found
+
+
+def refuse_misfits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not the `expected` ones.
+
+    Raises ValueError, one line, that says which are missing, left over, of another shape or no weights by their dtype:
+    the first few, and how many more.
+    """
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    for name, tensor in found.items():
+        if name not in expected:
+            problems.append(f"{name} is not part of it")
+        elif tensor.shape != expected[name].shape:
+            problems.append(f"{name} has shape {tuple(tensor.shape)} instead of {tuple(expected[name].shape)}")
+        elif tensor.dtype not in DTYPES.values():
+            problems.append(f"{name} holds {tensor.dtype}, which are no weights")
+    if problems:
+        raise ValueError(f"the weights do not fit the model: {listed(problems, '; ')}")
 
 
 def stored_tensors(model: LanguageModel) -> dict[str, Tensor]:

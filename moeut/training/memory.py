@@ -1,9 +1,9 @@
-"""How much memory does training take? A step on tensors that have shapes but no contents, counted as it goes.
+"""How much memory does training take? Steps on tensors that have shapes but no contents, counted as they go.
 
-Counted are weights, gradients, the optimizer's state and whatever forward and backward pass keep, at the moment when
-they are most. What an operation needs for itself alone, and what an allocator loses between tensors, is a share and a
-constant that were measured on a CPU (docs/training.md): the growth of a process's resident set, from the moment when
-everything is imported to its peak after three steps.
+Counted are weights, gradients, the optimizer's state and whatever forward and backward pass keep, as they come and go.
+What an allocator takes for them, gaps included, is found out by handing them to one (`moeut.training.heap`). What an
+operation needs for itself alone is a share, and what libraries take is a constant; both were measured on a CPU: the
+growth of a process's resident set, from the moment when everything is imported to its peak after three steps.
 """
 
 import weakref
@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from moeut.model.language_model import LanguageModel, ModelConfig
+from moeut.training.heap import Heap
 from moeut.training.optimizer import build_optimizer
 from moeut.training.precision import Precision, autocast
 from moeut.training.training_config import TrainingConfig
@@ -24,17 +25,18 @@ from moeut.training.training_config import TrainingConfig
 CPU = torch.device("cpu")
 
 
-ALLOCATOR_SHARE = 0.16
+OPERATIONS_SHARE = 0.20
 LIBRARY_BYTES = 38 * 10**6
 
 
 def peak_bytes(model: ModelConfig, training: TrainingConfig, rows: int, precision: Precision) -> int:
     """The memory that training in micro-batches of `rows` sequences adds to a process that has imported everything."""
-    return LIBRARY_BYTES + round((1 + ALLOCATOR_SHARE) * tensor_bytes(model, training, rows, precision))
+    heap = live_bytes(model, training, rows, precision).heap
+    return LIBRARY_BYTES + round((1 + OPERATIONS_SHARE) * heap.peak)
 
 
-def tensor_bytes(model: ModelConfig, training: TrainingConfig, rows: int, precision: Precision) -> int:
-    """The most bytes of tensors at one moment of a step in micro-batches of `rows` sequences, on one device alone.
+def live_bytes(model: ModelConfig, training: TrainingConfig, rows: int, precision: Precision) -> "LiveBytes":
+    """The bytes of tensors in two steps in micro-batches of `rows` sequences, on one device alone.
 
     A batch of more than `rows` sequences is taken as two micro-batches: more of them need no more. The experts are
     computed as on a CPU, which keeps what a fused kernel keeps.
@@ -48,27 +50,30 @@ def tensor_bytes(model: ModelConfig, training: TrainingConfig, rows: int, precis
             built.lm_head.weight = built.embedding.weight
         built.stack.gradient_checkpointing = training.gradient_checkpointing
         optimizer = build_optimizer(built, training.optimizer)
-        for parameter in built.parameters():
-            parameter.grad = torch.empty_like(parameter)
-        optimizer.step()
-        optimizer.zero_grad()
-        for _ in range(1 if rows >= training.batch_size else 2):
-            tokens = torch.empty(rows, training.context_length, dtype=torch.int64)
-            with autocast(precision, CPU):
-                output = built(tokens, tokens)
-            loss = output.loss
-            del output
-            loss.backward()
-        optimizer.step()
-    return live.peak
+        # The second finds the optimizer's state, and gradients, between what the first made.
+        for _ in range(2):
+            optimizer.zero_grad()
+            for _ in range(1 if rows >= training.batch_size else 2):
+                tokens = torch.empty(rows, training.context_length, dtype=torch.int64)
+                with autocast(precision, CPU):
+                    output = built(tokens, tokens)
+                loss = output.loss
+                del output
+                loss.backward()
+            optimizer.step()
+    return live
 
 
 class LiveBytes(TorchDispatchMode):
-    """While inside, counts the bytes of all tensors that are made and not yet gone; `peak` is the most there were."""
+    """While inside, counts the bytes of all tensors that are made and not yet gone.
+
+    peak: the most there were; heap: what an allocator takes for them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
+        self.heap = Heap()
         self.known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
     def __torch_dispatch__(
@@ -85,9 +90,10 @@ class LiveBytes(TorchDispatchMode):
         if storage in self.known:
             return
         self.known.add(storage)
-        weakref.finalize(storage, self._forget, storage.nbytes())
+        weakref.finalize(storage, self._forget, storage.nbytes(), self.heap.allocate(storage.nbytes()))
         self.now += storage.nbytes()
         self.peak = max(self.peak, self.now)
 
-    def _forget(self, num_bytes: int) -> None:
+    def _forget(self, num_bytes: int, block: tuple[int, int] | None) -> None:
         self.now -= num_bytes
+        self.heap.free(block, num_bytes)

@@ -69,3 +69,11 @@ def test_a_replacement_cut_short_is_undone_or_finished(tmp_path: Path) -> None:
     (tmp_path / ".data.former").mkdir()
     recover(tmp_path / "data")
     assert names(tmp_path) == ["data"]
+
+
+def test_folders_inside_are_cleared_too(tmp_path: Path) -> None:
+    with workplace(tmp_path / "data") as partial:
+        (partial / "deep" / "deeper").mkdir(parents=True)
+        (partial / "deep" / "file").write_text("one")
+        clear(partial)
+        assert names(partial) == []

@@ -1,4 +1,4 @@
-"""Does a finished run's model say what is known of it, and is nobody's README.md written over?"""
+"""Does a model, trained here or converted, say what is known of it, and is nobody's README.md written over?"""
 
 import math
 from dataclasses import replace
@@ -11,10 +11,12 @@ from small_run import prepared, small_run
 from moeut.config import RunConfig
 from moeut.data.tokens import read_manifest
 from moeut.evaluation.perplexity import Perplexity
-from moeut.experiments.card import model_card, write_cards
+from moeut.experiments.card import converted_card, model_card, write_cards
 from moeut.experiments.run import train
 from moeut.model.cost import cost
 from moeut.model.folder import read_config
+from moeut.model.language_model import LanguageModel
+from moeut.training.report import human
 from moeut.training.retention import damage
 from moeut.variants import dense
 
@@ -125,3 +127,34 @@ def test_sources_that_are_only_held_out_are_no_training_data(config: RunConfig):
     card = model_card(config, 8, replace(manifest, sources=(source, held_out)), SCORES, name="run")
     assert source.name in card
     assert "kept apart" not in card
+
+
+ARGUMENTS = {"task": "c4_transformer", "stop_after": "100000", "lr": 0.00025, "wandb_id": "secret", "profile": None}
+
+
+def test_a_converted_model_says_what_its_file_says(config: RunConfig):
+    model = LanguageModel(config.model).bfloat16()
+    card = converted_card(
+        model, "`C4_44M.ckpt`", ARGUMENTS, ["dropout 0.1 has no full counterpart"], name="c4-44m", has_tokenizer=True
+    )
+    parameters = cost(config.model).parameters
+    known = [
+        "# c4-44m\n",
+        f"| parameters | {parameters:,} ",
+        f"| weights | {human(2 * parameters)} bfloat16 |",
+        "The weights are those of `C4_44M.ckpt`, under the names they have here.",
+        "| | |\n| --- | --- |\n| `task` | `c4_transformer` |\n| `stop_after` | `100000` |\n| `lr` | `0.00025` |\n\n",
+        "Note: dropout 0.1 has no full counterpart.",
+        "## Evaluation\n\nNot known.\n",
+        "pipeline(",
+    ]
+    assert [text for text in known if text not in card] == []
+    assert [word for word in ("secret", "None", "trained on sequences of", "license: ") if word in card] == []
+    assert front_matter(card)["tags"] == ["moeut", "mixture-of-experts", "universal-transformer"]
+
+
+def test_of_weights_alone_no_training_is_told(config: RunConfig):
+    card = converted_card(LanguageModel(config.model), "`weights.pt`", None, [], name="mine", has_tokenizer=False)
+    assert "`weights.pt`, under the names they have here. How they were trained is not known.\n" in card
+    assert "It has no tokenizer and takes token ids" in card
+    assert "pipeline(" not in card

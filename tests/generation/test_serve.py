@@ -66,12 +66,14 @@ def stopped(process: subprocess.Popen[str], number: signal.Signals) -> str:
 
 def test_the_real_server(tmp_path: Path) -> None:
     openai = pytest.importorskip("openai", reason="needs the extra [serve]")
+    from transformers.cli.serving.model_manager import ModelManager
+
     with served(monotonous_run(tmp_path / "run"), "--device", "cpu") as (process, address):
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
-        [model] = client.models.list().data
-        assert model.id == "run/final"
-        assert_completions(client, model.id)
-        assert_chats(client, model.id)
+        if hasattr(ModelManager, "list_models"):  # below transformers 5.24, servers list the Hub's cache instead
+            assert [model.id for model in client.models.list().data] == ["run/final"]
+        assert_completions(client, "run/final")
+        assert_chats(client, "run/final")
         with pytest.raises(openai.BadRequestError) as refused:
             client.completions.create(model="another", prompt="a")
         assert "pinned to 'run/final'" in refused.value.response.text

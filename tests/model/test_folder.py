@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from moeut.model.attention import DenseAttentionConfig
 from moeut.model.feedforward import MLPConfig
-from moeut.model.folder import load_model, load_weights, replacing, save_model
+from moeut.model.folder import load_model, load_weights, refuse_misfits, replacing, save_model
 from moeut.model.language_model import LanguageModel, ModelConfig
 from moeut.model.sigma_moe import SigmaMoEConfig
 from moeut.model.switchhead import SwitchHeadConfig
@@ -86,22 +86,30 @@ def test_saving_again_replaces(tmp_path):
     assert torch.equal(load_model(tmp_path / "model").lm_head.weight, model.lm_head.weight)
 
 
-def test_tensors_that_do_not_fit_are_all_named(tmp_path):
+def test_tensors_that_do_not_fit_are_named(tmp_path):
     model = LanguageModel(MOE)
     save_model(model, tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     bias, norm = tensors.pop("model.lm_head.bias"), tensors.pop("model.norm.weight")
-    save_file(tensors | {"model.lm_head.bias": bias[1:], "model.extra": norm}, tmp_path / "model.safetensors")
+    whole_numbers = tensors["model.norm.bias"].int()
+    changed = {"model.lm_head.bias": bias[1:], "model.norm.bias": whole_numbers, "model.extra": norm}
+    save_file(tensors | changed, tmp_path / "model.safetensors")
     for load in (lambda: load_model(tmp_path), lambda: load_weights(model, tmp_path)):
-        with pytest.raises(ValueError, match="does not fit the model: ") as error:
+        with pytest.raises(ValueError, match=r"^.+: the weights do not fit the model: ") as error:
             load()
-        for problem in (
+        assert {*str(error.value).split("model: ", 1)[1].split("; ")} == {
             "model.norm.weight is missing",
-            "model.extra is unknown",
+            "model.extra is not part of it",
             "model.lm_head.bias has shape (10,) instead of (11,)",
-        ):
-            assert problem in str(error.value)
-        assert "\n" not in str(error.value)
+            "model.norm.bias holds torch.int32, which are no weights",
+        }
+
+
+def test_of_many_misfits_the_first_are_named_and_the_others_counted():
+    expected = {f"weight {number}": torch.zeros(2) for number in range(1200)}
+    with pytest.raises(ValueError, match=r"model: weight 0 is missing; .*; weight 9 is missing; and 1,190 more$"):
+        refuse_misfits(expected, {})
+    refuse_misfits(expected, expected)
 
 
 def break_config(folder: Path, **changes: object) -> None:

@@ -166,7 +166,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     build(tmp_path)[0].save(TrainingState(1))
     model = LanguageModel(tiny_model(hidden_size=8))
     optimizer = build_optimizer(model, OptimizerConfig())
-    with pytest.raises(ValueError, match="does not fit the model"):
+    with pytest.raises(ValueError, match="the weights do not fit the model"):
         Checkpointer(tmp_path, model, optimizer, keep=1, notice=print, ranks=Ranks()).restore()
 
 

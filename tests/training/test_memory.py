@@ -12,7 +12,7 @@ from tiny_run import tiny_model, tiny_training
 
 from moeut.model.cost import cost
 from moeut.presets import run_preset
-from moeut.training.memory import LiveBytes, peak_bytes, tensor_bytes
+from moeut.training.memory import LiveBytes, live_bytes, peak_bytes
 
 
 def test_live_bytes_by_hand():
@@ -29,6 +29,7 @@ def test_live_bytes_by_hand():
         assert live.now == 800
         del c, d, e
     assert (live.now, live.peak) == (0, 1200)
+    assert live.heap.peak == 3 * 448  # 400 bytes in whole lines of 64; e is where a was
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -36,7 +37,7 @@ def test_a_long_micro_batch_is_all_activations_a_short_one_all_weights(tied: boo
     model = replace(tiny_model(), hidden_size=64, vocab_size=5000, tie_word_embeddings=tied)
     parameters = cost(model).parameters
     training = tiny_training(batch_tokens=64 * 16, context_length=16)
-    bytes_of = {rows: tensor_bytes(model, training, rows, "float32") for rows in (1, 8, 16, 32, 64)}
+    bytes_of = {rows: live_bytes(model, training, rows, "float32").peak for rows in (1, 8, 16, 32, 64)}
     # Weight, gradient and two moments of each, and a gradient that is being added to another.
     assert 16 * parameters < bytes_of[1] < 28 * parameters
     assert bytes_of[32] - bytes_of[16] == pytest.approx(2 * (bytes_of[16] - bytes_of[8]), rel=0.05)
@@ -47,9 +48,9 @@ def test_a_long_micro_batch_is_all_activations_a_short_one_all_weights(tied: boo
 def test_recomputing_saves_memory():
     model = replace(tiny_model(), num_hidden_layers=12)
     training = tiny_training(batch_tokens=64 * 16, context_length=16)
-    whole = tensor_bytes(model, training, 64, "float32")
-    assert tensor_bytes(model, replace(training, gradient_checkpointing=True), 64, "float32") < 0.5 * whole
-    assert tensor_bytes(model, training, 64, "bfloat16") < whole
+    whole = live_bytes(model, training, 64, "float32").peak
+    assert live_bytes(model, replace(training, gradient_checkpointing=True), 64, "float32").peak < 0.5 * whole
+    assert live_bytes(model, training, 64, "bfloat16").peak < whole
 
 
 PROGRAM = Path(__file__).with_name("memory_program.py")

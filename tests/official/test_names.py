@@ -5,11 +5,11 @@ import re
 import pytest
 import torch
 
-from moeut.hf.official import from_official, to_official
 from moeut.model.attention import DenseAttentionConfig
 from moeut.model.language_model import LanguageModel, ModelConfig
 from moeut.model.sigma_moe import SigmaMoEConfig
 from moeut.model.switchhead import SwitchHeadConfig
+from moeut.official.names import from_official, to_official
 
 
 def test_a_single_experts_names_are_told_apart_by_dimensions():
@@ -59,6 +59,12 @@ def test_counters_are_dropped_and_unknown_names_listed():
     assert from_official({"unique_layers.0.pkm.iter": torch.tensor(3)}) == {}
     with pytest.raises(ValueError, match=r"unique_layers\.0\.pkm\.oddity, something\.else"):
         from_official({"unique_layers.0.pkm.oddity": torch.zeros(1), "something.else": torch.zeros(1)})
+
+
+def test_of_many_unknown_names_the_first_are_listed_and_the_others_counted():
+    others = {f"h.{layer}.attn.weight": torch.zeros(1) for layer in range(148)}
+    with pytest.raises(ValueError, match=r"rivals: h\.0\.attn\.weight, .*, h\.9\.attn\.weight, and 138 more$"):
+        from_official(others)
 
 
 def test_a_name_said_in_both_ways_is_refused():

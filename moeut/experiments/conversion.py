@@ -11,14 +11,15 @@ from torch import Tensor
 from moeut.data.foreign_tokenizer import find_tokenizer
 from moeut.data.tokenizer import end_of_document_id, save_tokenizer
 from moeut.data.workplace import clear, publish, recover, workplace
+from moeut.experiments.card import CARD, converted_card
 from moeut.files import flush, replacing
-from moeut.hf.official import to_official
-from moeut.hf.official_checkpoint import load_official
-from moeut.hf.official_release import release_arguments
-from moeut.hf.official_repository import OFFICIAL, fetch_official
 from moeut.model.folder import CONFIG, load_model, save_model
 from moeut.model.language_model import LanguageModel, ModelConfig
 from moeut.model.tensor_files import write_tensors
+from moeut.official.loading import load_official
+from moeut.official.names import to_official
+from moeut.official.release import release_arguments
+from moeut.official.repository import OFFICIAL, REPOSITORY, fetch_official
 
 
 @dataclass(frozen=True)
@@ -40,28 +41,31 @@ def convert(
     source: str | Path, folder: Path, *, config: ModelConfig | None = None, tokenizer: str | None = None,
     overwrite: bool = False, notice: Callable[[str], None] = print,
 ) -> Conversion:  # fmt: skip
-    """Make a model folder of an official file (`moeut.hf.official_checkpoint.load_official`).
+    """Make a model folder of an official file (`moeut.official.loading.load_official`).
 
-    source: the file, or `official:NAME` to fetch one (`moeut.hf.official_repository.fetch_official`), which brings its
+    source: the file, or `official:NAME` to fetch one (`moeut.official.repository.fetch_official`), which brings its
     own tokenizer. config: which model it is, where the file does not say. tokenizer: a SentencePiece `.model`, a
     `tokenizer.json`, a folder with one or a name on the Hub; without one, the folder holds none, and token 0 stands for
     the end of a text. overwrite: a model folder may be replaced. notice: gets a line for each failure that passes. The
-    folder appears when it is whole.
+    folder appears when it is whole, with a model card (`moeut.experiments.card`).
 
     Raises ValueError, a line for each mistake: what those functions raise, a folder in the way, no such tokenizer, one
     that is not the model's.
     """
     _refuse_what_is_in_the_way(folder, overwrite)
     file = Path(source)
-    if str(source).startswith(OFFICIAL):
+    published = str(source).startswith(OFFICIAL)
+    if published:
         file, theirs = fetch_official(str(source), notice, with_tokenizer=tokenizer is None)
         tokenizer = tokenizer or str(theirs)
     words = None if tokenizer is None else find_tokenizer(tokenizer)
-    model, notes = load_official(file, config)
+    model, notes, arguments = load_official(file, config)
     if words is not None:
         # The training code's vocabulary is just its tokenizer's; other trainers pad theirs.
         _refuse_another_vocabulary(str(tokenizer), words, model.config.vocab_size, exact=config is None)
-    _write(model, words, folder)
+    where = f"`{file.name}`" + (f" in the Hub's repository `{REPOSITORY}`" if published else "")
+    card = converted_card(model, where, arguments, notes, name=folder.name, has_tokenizer=words is not None)
+    _write(model, words, card, folder)
     return Conversion(
         file=str(file),
         config=model.config,
@@ -121,13 +125,14 @@ def _refuse_another_vocabulary(name: str, tokenizer: Tokenizer, rows: int, *, ex
         raise ValueError(f"{name}: not the tokenizer of this model: it has {tokens:,} tokens, the model {rows:,}")
 
 
-def _write(model: LanguageModel, tokenizer: Tokenizer | None, folder: Path) -> None:
+def _write(model: LanguageModel, tokenizer: Tokenizer | None, card: str, folder: Path) -> None:
     with workplace(folder) as partial:
         clear(partial)
         end = 0 if tokenizer is None else end_of_document_id(tokenizer)
         save_model(model, partial, end_of_document_id=end)
         if tokenizer is not None:
             save_tokenizer(tokenizer, partial)
+        (partial / CARD).write_text(card, encoding="utf-8")
         for written in partial.iterdir():
             flush(written)
         publish(partial, folder)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from moeut.settings import listed
+
 _RELEASE = ("attention.", "ffn.", "ln1.", "ln2.")
 """What stands in front of a name inside a layer of the clean release, and of the training code never."""
 
@@ -102,8 +104,8 @@ _SINGLE = {"attention.v": "v_proj.weight", "attention.o": "o_proj.weight", "atte
 def from_official(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename official weights (or their gradients) to the names of `moeut.model.language_model.LanguageModel`.
 
-    The training code's counters are dropped. Raises ValueError that lists every name it does not know, or that means
-    what another name means too.
+    The training code's counters are dropped. Raises ValueError that lists names it does not know, or that mean what
+    another name means too.
     """
     # The release keeps a single expert under the names of many; only the number of dimensions tells them apart.
     single_expert = any(name.endswith("attention.v") and tensor.dim() == 2 for name, tensor in official.items())
@@ -117,20 +119,20 @@ def from_official(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
             unknown.append(name)
         renamed |= ours
     if unknown:
-        raise ValueError(f"not weights of a MoEUT or of one of its rivals: {', '.join(unknown)}")
+        raise ValueError(f"not weights of a MoEUT or of one of its rivals: {listed(unknown)}")
     return renamed
 
 
 def to_official(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename a language model's weights to the names of the clean release, which are again those of `from_official`.
 
-    Which models the release can be is `moeut.hf.official_release.release_arguments`. Raises ValueError that lists every
-    name for which the release has none.
+    Which models the release can be is `moeut.official.release.release_arguments`. Raises ValueError that lists
+    names for which the release has none.
     """
     names = {name: _official(name) for name in weights}
     unknown = [name for name, official in names.items() if official is None]
     if unknown:
-        raise ValueError(f"the official release has no such weights: {', '.join(unknown)}")
+        raise ValueError(f"the official release has no such weights: {listed(unknown)}")
     return {str(names[name]): tensor for name, tensor in weights.items()}
 
 

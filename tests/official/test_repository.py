@@ -8,7 +8,7 @@ import pytest
 from hub_server import Answers, Hub, Resets, serving
 
 from moeut.data.download import Patience
-from moeut.hf.official_repository import REPOSITORY, fetch_official, find_checkpoint, find_tokenizer_of
+from moeut.official.repository import REPOSITORY, fetch_official, find_checkpoint, find_tokenizer_of
 
 # Folders and the first name as the training code's README has them, tokenizers where that code keeps them; the other
 # names are made up.

@@ -9,13 +9,13 @@ from official_cases import model_config
 from official_files import as_rotated, entries
 from test_variants import DENSE, MOEUT, SUT
 
-from moeut.hf.official_release import release_arguments, release_config
 from moeut.model.attention import DenseAttentionConfig
 from moeut.model.cost import cost
 from moeut.model.halting import ActConfig
 from moeut.model.language_model import ModelConfig
 from moeut.model.sigma_moe import SigmaMoEConfig
 from moeut.model.switchhead import SwitchHeadConfig
+from moeut.official.release import release_arguments, release_config
 from moeut.presets import preset
 
 PROFILE_244M: dict[str, Any] = {

@@ -9,12 +9,12 @@ import pytest
 from official_cases import model_config
 from official_files import arguments, as_rotated, entries
 
-from moeut.hf.official_arguments import described_model
 from moeut.model.attention import DenseAttentionConfig
 from moeut.model.cost import cost
 from moeut.model.language_model import ModelConfig
 from moeut.model.sigma_moe import SigmaMoEConfig
 from moeut.model.switchhead import SwitchHeadConfig
+from moeut.official.arguments import described_model
 from moeut.presets import preset
 
 MOEUT_44M = {

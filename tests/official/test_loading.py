@@ -16,9 +16,9 @@ from official_files import arguments, case, checkpoint, weights, write_checkpoin
 from safetensors.torch import save_file
 from torch import Tensor
 
-from moeut.hf.official_checkpoint import load_official, read_checkpoint
-from moeut.hf.official_release import release_config
 from moeut.model.language_model import ModelConfig
+from moeut.official.loading import load_official, read_checkpoint
+from moeut.official.release import release_config
 from moeut.presets import preset
 
 RELEASE = release_config(

@@ -7,7 +7,7 @@ weights alone, as the clean release's users save them: by `torch.save` or as saf
 
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,11 +16,12 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from moeut.hf.official import from_official
-from moeut.hf.official_arguments import Described, described_model
-from moeut.model.folder import DTYPES
+from moeut.model.folder import refuse_misfits
 from moeut.model.language_model import LanguageModel, ModelConfig
 from moeut.model.tensor_files import read_tensors
+from moeut.official.arguments import Described, described_model
+from moeut.official.names import from_official
+from moeut.settings import listed
 
 # The training code's own dict class is pickled by name; a plain dict under that name is all that is let in besides
 # what PyTorch makes tensors of.
@@ -35,10 +36,14 @@ class Checkpoint(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A model of an official file's weights, and what a user should know of how it was described."""
+    """A model of an official file's weights, and what a user should know of how it was described.
+
+    arguments: of the run, as in a `Checkpoint`.
+    """
 
     model: LanguageModel
     notes: tuple[str, ...]
+    arguments: dict[str, Any] | None
 
 
 def load_official(file: Path, config: ModelConfig | None = None) -> Loaded:
@@ -54,7 +59,7 @@ def load_official(file: Path, config: ModelConfig | None = None) -> Loaded:
         ours = from_official(weights)
         rows = _vocabulary(ours)
         described = _described(arguments, config, rows)
-        return Loaded(_filled(described.config, ours), described.notes)
+        return Loaded(_filled(described.config, ours), described.notes, arguments)
     except ValueError as error:
         raise ValueError("\n".join(f"{file}: {line}" for line in str(error).splitlines())) from None
 
@@ -71,7 +76,7 @@ def read_checkpoint(file: Path) -> Checkpoint:
     content = cast(dict[Any, Any], content)
     weights = content.get("model", content)
     if not _is_state_dict(weights):
-        held = ", ".join(map(str, content)) or "nothing"
+        held = listed([*map(str, content)]) or "nothing"
         raise ValueError(f"{file}: holds no weights (there is: {held})")
     invariants = content.get("run_invariants")
     arguments = cast(dict[Any, Any], invariants).get("args") if isinstance(invariants, dict) else None
@@ -140,20 +145,7 @@ def _described(arguments: Mapping[str, Any] | None, config: ModelConfig | None, 
 def _filled(config: ModelConfig, weights: Mapping[str, Tensor]) -> LanguageModel:
     with torch.device("meta"):
         model = LanguageModel(config)
-    problems = [*_misfits(model.state_dict(), weights)]
-    if problems:
-        raise ValueError(f"the weights do not fit the model: {'; '.join(problems)}")
+    refuse_misfits(model.state_dict(), weights)
     model.to(weights["embedding.weight"].dtype).to_empty(device="cpu")
     model.load_state_dict(weights)
     return model
-
-
-def _misfits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Iterator[str]:
-    yield from (f"{name} is missing" for name in expected if name not in found)
-    for name, tensor in found.items():
-        if name not in expected:
-            yield f"{name} is not part of it"
-        elif tensor.shape != expected[name].shape:
-            yield f"{name} has shape {tuple(tensor.shape)} instead of {tuple(expected[name].shape)}"
-        elif tensor.dtype not in DTYPES.values():
-            yield f"{name} holds {tensor.dtype}, which are no weights"

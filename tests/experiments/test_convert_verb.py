@@ -18,10 +18,10 @@ from torch.testing import assert_close
 from moeut.cli import main
 from moeut.data.sentencepiece_model import from_sentencepiece
 from moeut.data.tokenizer import encode, load_tokenizer
-from moeut.hf.official_release import release_config
-from moeut.hf.official_repository import REPOSITORY
 from moeut.model.folder import load_model, save_model
 from moeut.model.language_model import LanguageModel
+from moeut.official.release import release_config
+from moeut.official.repository import REPOSITORY
 from moeut.trees import to_tree
 
 Run = Callable[..., tuple[int, str, str]]

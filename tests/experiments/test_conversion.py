@@ -15,14 +15,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import moeut.hf.conversion as conversion
+import moeut.experiments.conversion as conversion
 from moeut.data.tokenizer import encode, load_tokenizer, train_tokenizer
-from moeut.hf.conversion import convert, export_official, report
-from moeut.hf.official import from_official, to_official
-from moeut.hf.official_release import release_config
-from moeut.hf.official_repository import OfficialFiles
+from moeut.experiments.conversion import convert, export_official, report
+from moeut.hf import MoEUTForCausalLM
 from moeut.model.folder import load_model, save_model
 from moeut.model.language_model import LanguageModel
+from moeut.official.names import from_official, to_official
+from moeut.official.release import release_config
+from moeut.official.repository import REPOSITORY, OfficialFiles
 
 TEXT = [
     "the cat sat on the mat",
@@ -73,7 +74,9 @@ def assert_official_logits(folder: Path, tensors: dict[str, Tensor]) -> None:
     """Through our own reader and through transformers', in single and in double precision."""
     exact = tensors.get("f64buf/eval/logits", tensors["ref/eval/logits"])
     ids = tensors["input_ids"]
-    for model in (load_model(folder), AutoModelForCausalLM.from_pretrained(folder)):
+    theirs = AutoModelForCausalLM.from_pretrained(folder)
+    assert isinstance(theirs, MoEUTForCausalLM)
+    for model in (load_model(folder), theirs):
         assert worst_error(model.eval()(ids).logits, tensors["ref/eval/logits"]) < 1e-5
         assert worst_error(model.double()(ids).logits, exact) < 1e-10
 
@@ -87,6 +90,11 @@ def test_a_checkpoint_becomes_a_folder_with_the_official_logits(tmp_path: Path, 
         case(name)[0]["n_parameters"], "float32", tokenizer, (),
     )  # fmt: skip
     assert names(tmp_path / "deep") == {"out"}
+    card = (tmp_path / "deep" / "out" / "README.md").read_text("utf-8")
+    assert "# out\n" in card
+    assert "The weights are those of `model.ckpt`, under" in card
+    assert "| `task` | `c4_transformer` |" in card
+    assert str(tmp_path) not in card
 
 
 @pytest.mark.parametrize("key", ["released_style", "full"])
@@ -217,6 +225,8 @@ def test_a_checkpoint_by_its_name(tmp_path: Path, official: Path, tokenizer: str
     monkeypatch.setattr(conversion, "fetch_official", fetch)
     made = convert("official:c4-tiny", tmp_path / "out")
     assert (made.file, made.tokenizer) == (str(official), tokenizer)
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert f"`{official.name}` in the Hub's repository `{REPOSITORY}`, under" in card
     other = tmp_path / "mine.model"
     other.write_bytes(words())
     made = convert("official:c4-tiny", tmp_path / "other", tokenizer=str(other))

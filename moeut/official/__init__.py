@@ -1,0 +1,1 @@
+"""How do the official code bases' files, names and arguments become ours, and ours theirs? Without transformers."""
