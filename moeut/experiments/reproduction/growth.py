@@ -4,8 +4,7 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
-import torch
-
+from moeut.analysis.recording import record
 from moeut.data.sampler import evaluation_batches
 from moeut.data.tokens import open_prepared
 from moeut.experiments.reproduction.scales import Scale
@@ -13,9 +12,8 @@ from moeut.experiments.reproduction.study import Chart, Direction, Means, Quanti
 from moeut.experiments.reproduction.systems import DENSE, MOEUT
 from moeut.experiments.run_folder import model_folder, run_of
 from moeut.model.folder import load_model
-from moeut.settings import IGNORED_TARGET
 
-BATCHES, BATCH_SIZE = 16, 8
+BATCHES, BATCH_SIZE = 4, 8
 
 
 def residual_growth(scale: Scale) -> Study:
@@ -45,20 +43,12 @@ def update(layer: int) -> str:
 def updates(means: Means) -> Callable[[Path], dict[str, float]]:
     """The mean length ‖layer(x) − x‖ of every executed layer's update, over tokens of held-out text."""
 
-    @torch.no_grad()
     def lengths(run: Path) -> dict[str, float]:
         folder = model_folder(run)
-        config, model = run_of(folder), load_model(folder).to(means.device).eval()
+        config, model = run_of(folder), load_model(folder).to(means.device)
         assert config is not None
         batches = evaluation_batches(open_prepared(config.data).held_out, config.training.context_length, BATCH_SIZE)
-        total, tokens = torch.zeros(config.model.num_hidden_layers, dtype=torch.float64, device=means.device), 0
-        for inputs, targets in islice(batches, BATCHES):
-            streams = torch.stack(
-                model(torch.from_numpy(inputs).to(means.device), return_hidden_states=True).hidden_states
-            )
-            real = torch.from_numpy(targets != IGNORED_TARGET).to(means.device)
-            total += torch.linalg.vector_norm(streams.diff(dim=0), dim=-1)[:, real].sum(dim=1, dtype=torch.float64)
-            tokens += int(real.sum())
-        return {update(layer): mean for layer, mean in enumerate((total / tokens).tolist(), 1)}
+        recording = record(model, {"held out": islice(batches, BATCHES)}, sample_every=1)
+        return {update(layer): length for layer, length in enumerate(recording.stream.update.tolist(), 1)}
 
     return lengths
