@@ -79,4 +79,5 @@ def test_estimates_are_what_is_measured(preset: str, rows: int, batch: int, leng
     command = [sys.executable, PROGRAM, preset, rows, batch, length, int(checkpointed)]
     result = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
     measured = int(re.search(r"\d+", result.stdout)[0])  # pyright: ignore[reportOptionalSubscript]
-    assert peak_bytes(config.model, training, rows, "float32") == pytest.approx(measured, rel=0.15)
+    # Runs of one command differ by up to a fifth among themselves (docs/training.md).
+    assert peak_bytes(config.model, training, rows, "float32") == pytest.approx(measured, rel=0.2)
