@@ -11,14 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
-from torch.nn.functional import cross_entropy
 
 from moeut.data.sampler import evaluation_batches
 from moeut.data.tokenizer import end_of_document_id
 from moeut.data.tokens import TokenStream
-from moeut.model.language_model import LanguageModel, ModelOutput
-from moeut.model.routing import Router
-from moeut.model.softmax_routing import SoftmaxRouter
+from moeut.model.language_model import LanguageModel, ModelOutput, evaluation_mode, token_losses
 from moeut.settings import IGNORED_TARGET
 
 MAX_TOKENS = 2000
@@ -57,7 +54,6 @@ class Reading:
     routers: tuple[RouterReading, ...]
 
 
-@torch.no_grad()
 def read(
     model: LanguageModel, tokenizer: Tokenizer, text: str, context_length: int, max_tokens: int = MAX_TOKENS
 ) -> Reading:
@@ -77,12 +73,8 @@ def read(
     # A token's loss is found where the one before it is the input, its experts where it is the input itself: the stream
     # is one longer at both ends, and each of its places counts in one window.
     stream = TokenStream([np.array([end, *ids, end])], np.array([[1, len(text.encode())]]))
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model):
         losses, layers, experts = map(list, zip(*_windows(model, stream, context_length), strict=True))
-    finally:
-        model.train(was_training)
     return Reading(
         tuple(pieces(text, encoding.offsets[:max_tokens])),
         np.concatenate(losses)[:-1],
@@ -90,18 +82,9 @@ def read(
         None if model.config.halting is None else np.concatenate(layers)[1:],
         tuple(
             RouterReading(layer, router.name, depths, router.config.num_experts, np.concatenate(selected)[1:])
-            for (layer, depths, router), selected in zip(routers(model), zip(*experts, strict=True), strict=True)
+            for (layer, depths, router), selected in zip(model.stack.routers(), zip(*experts, strict=True), strict=True)
         ),
     )
-
-
-def routers(model: LanguageModel) -> Iterator[tuple[int, tuple[int, ...], Router | SoftmaxRouter]]:
-    """The routers of each shared layer in the order in which they select: (layer, the depths it runs at, router)."""
-    for index, layer in enumerate(model.stack.layers):
-        depths = tuple(depth for depth, at_depth in enumerate(model.config.schedule) if at_depth == index)
-        for router in layer.modules():
-            if isinstance(router, Router | SoftmaxRouter):
-                yield index, depths, router
 
 
 def pieces(text: str, offsets: list[tuple[int, int]]) -> Iterator[str]:
@@ -125,13 +108,11 @@ def _windows(
         counted = targets[0] != IGNORED_TARGET
         output: ModelOutput = model(inputs, return_routing=True)
         assert output.routing is not None
-        logits = output.logits[0, counted]
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        losses = cross_entropy(logits, targets[0, counted], reduction="none")
+        losses = token_losses(output.logits[0, counted], targets[0, counted])
         layers = output.expected_layers
         experts = [
             torch.stack([output.routing[depth][router.name].experts[0, counted] for depth in depths], dim=1)
-            for _, depths, router in routers(model)
+            for _, depths, router in model.stack.routers()
         ]
         yield (
             losses.float().cpu().numpy(),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from moeut.analysis.selections import RouterRecording, position_ranges, router_tallies
 from moeut.analysis.stream import HaltingRecording, HaltingTally, StreamRecording, StreamTally
-from moeut.model.language_model import LanguageModel
+from moeut.model.language_model import LanguageModel, evaluation_mode
 from moeut.settings import IGNORED_TARGET
 
 Batch = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -45,13 +45,12 @@ class Recording:
         return int(self.token_counts.sum())
 
 
-@torch.no_grad()
 def record(model: LanguageModel, texts: Mapping[str, Iterable[Batch]], *, sample_every: int = 32) -> Recording:
     """Read texts once, and say what the routers selected and what became of the stream.
 
     texts: batches of each source, by its name. Positions whose target is `IGNORED_TARGET` count nowhere. sample_every:
     the stream is looked at, and read by the head, at every so many-th position (or the next number that has no factor
-    in common with T, so that all positions of a row have their turn); routers are counted at all. The model is in
+    in common with T, so that all positions of a row have their turn); routers count every position. The model is in
     evaluation mode meanwhile and afterwards as it was.
 
     Memory besides the model's own: 4 bytes for each depth, token of the vocabulary and expert of the layer that runs
@@ -64,9 +63,7 @@ def record(model: LanguageModel, texts: Mapping[str, Iterable[Batch]], *, sample
     stream, halting = StreamTally(model), None if model.config.halting is None else HaltingTally(model)
     token_counts = torch.zeros(model.config.vocab_size, dtype=torch.int64, device=device)
     nats, seen = 0.0, 0
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model):
         for source, batches in enumerate(texts.values()):
             for inputs, targets in batches:
                 counted = np.flatnonzero(targets != IGNORED_TARGET)
@@ -86,8 +83,6 @@ def record(model: LanguageModel, texts: Mapping[str, Iterable[Batch]], *, sample
                 token_counts += tokens.bincount(minlength=len(token_counts))
                 nats += float(output.cross_entropy) * len(counted)
                 seen += len(counted)
-    finally:
-        model.train(was_training)
     if not seen:
         raise ValueError("there is no text to analyse: no token has a next one")
     return Recording(

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moeut.analysis.reading import routers
 from moeut.model.language_model import LanguageModel
 from moeut.model.routing import Router, Selection
 from moeut.model.softmax_routing import SoftmaxRouter
@@ -93,7 +92,8 @@ class RouterTally:
 def router_tallies(model: LanguageModel, sources: int) -> list[RouterTally]:
     """A tally for each router of each shared layer, in the order in which they select."""
     return [
-        RouterTally(router, layer, depths, model.config.vocab_size, sources) for layer, depths, router in routers(model)
+        RouterTally(router, layer, depths, model.config.vocab_size, sources)
+        for layer, depths, router in model.stack.routers()
     ]
 
 

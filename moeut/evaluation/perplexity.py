@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from moeut.data.sampler import evaluation_batches, evaluation_windows
 from moeut.data.tokens import TokenStream
+from moeut.model.language_model import evaluation_mode, token_losses
 from moeut.settings import IGNORED_TARGET
 
 
@@ -105,23 +105,17 @@ def block_sums(
     blocks = len(evaluation_windows(len(stream), context_length, context_length if stride is None else stride))
     nats, counts = torch.zeros(blocks, dtype=torch.float64), torch.zeros(blocks, dtype=torch.int64)
     first = 0
-    was_training = model.training
-    model.eval()
-    try:
-        # Not inference_mode: what a sharded model gathers here, the next training step may use.
-        with torch.no_grad():
-            for batch in evaluation_batches(stream, context_length, batch_size, stride):
-                inputs, targets = map(torch.from_numpy, batch)
-                mine = share.of(len(targets))
-                losses = _losses(model, inputs[mine].to(device), targets[mine].to(device))
-                if share.counts(len(targets)):
-                    nats[first : first + len(targets)][mine] = losses.cpu().double().sum(dim=1)
-                counts[first : first + len(targets)] = (targets != IGNORED_TARGET).sum(dim=1)
-                first += len(targets)
-                if progress is not None:
-                    progress("evaluate", int(counts.sum()), total_tokens)
-    finally:
-        model.train(was_training)
+    with evaluation_mode(model):
+        for batch in evaluation_batches(stream, context_length, batch_size, stride):
+            inputs, targets = map(torch.from_numpy, batch)
+            mine = share.of(len(targets))
+            losses = _losses(model, inputs[mine].to(device), targets[mine].to(device))
+            if share.counts(len(targets)):
+                nats[first : first + len(targets)][mine] = losses.cpu().double().sum(dim=1)
+            counts[first : first + len(targets)] = (targets != IGNORED_TARGET).sum(dim=1)
+            first += len(targets)
+            if progress is not None:
+                progress("evaluate", int(counts.sum()), total_tokens)
     assert counts.sum() == total_tokens
     return BlockSums(share.add_up(nats).tolist(), counts.tolist(), stream.num_bytes)
 
@@ -134,9 +128,7 @@ def joined(parts: Iterable[BlockSums]) -> BlockSums:
 
 def _losses(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     """−ln p of each target [B, T], at least in float32; 0 where nothing is scored."""
-    logits = model(inputs).logits.flatten(0, 1)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return cross_entropy(logits, targets.flatten(), ignore_index=IGNORED_TARGET, reduction="none").view_as(targets)
+    return token_losses(model(inputs).logits.flatten(0, 1), targets.flatten()).view_as(targets)
 
 
 def summarise(nats: list[float], counts: list[int], num_bytes: int) -> Perplexity:

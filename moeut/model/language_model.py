@@ -4,6 +4,8 @@ Paper section 3 and equation 6. Letters: B batch, T tokens, d hidden size, V voc
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -124,6 +126,25 @@ class LanguageModel(nn.Module):
         if post if config.embedding_norm is None else config.embedding_norm:
             vectors = layer_norm(vectors, vectors.shape[-1:], eps=config.layer_norm_eps)
         return vectors
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """While inside, a model is in evaluation mode and nothing is kept for gradients; afterwards it is as it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        # Not inference_mode: what a sharded model gathers here, the next training step may use.
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """−ln p of each target in nats, at least in float32; 0 where it is −100. logits: [N, V]; targets: [N] → [N]."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return cross_entropy(logits, targets, ignore_index=IGNORED_TARGET, reduction="none")
 
 
 def mean_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

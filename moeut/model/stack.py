@@ -166,6 +166,18 @@ class MoEUT(nn.Module):
             passage.expected_depths[-1] + 1 if passage.expected_depths else None,
         )
 
+    def routers(self) -> list[tuple[int, tuple[int, ...], Router | SoftmaxRouter]]:
+        """The routers of each shared layer, in the order in which they select: (layer, its depths, router)."""
+        depths: list[list[int]] = [[] for _ in self.layers]
+        for depth, index in enumerate(self.config.schedule):
+            depths[index].append(depth)
+        return [
+            (index, tuple(depths[index]), router)
+            for index, layer in enumerate(self.layers)
+            for router in layer.modules()
+            if isinstance(router, Router | SoftmaxRouter)
+        ]
+
     def _straight(self, x: Tensor, around: Surroundings, cache: Cache | None, return_scores: bool) -> _Passage:
         """Every token through every layer."""
         streams, selections = [x], []
@@ -260,17 +272,10 @@ class MoEUT(nn.Module):
     def _regulariser(self, passage: _Passage, tokens: Tokens) -> Tensor:
         """Σ over layers and routers of what each makes of all its applications, and the expected depth."""
         terms: list[Tensor] = []
-        for index, layer in enumerate(self.layers):
-            selections = [
-                selected
-                for at_depth, selected in zip(self.config.schedule, passage.selections, strict=True)
-                if at_depth == index
-            ]
-            for router in layer.modules():
-                if isinstance(router, Router | SoftmaxRouter):
-                    applications = [selected[router.name].statistics for selected in selections]
-                    if None not in applications:
-                        terms.append(router.regulariser(applications))
+        for _, depths, router in self.routers():
+            applications = [passage.selections[depth][router.name].statistics for depth in depths]
+            if None not in applications:
+                terms.append(router.regulariser(applications))
         if self.config.halting is not None:
             terms.append(act_loss(passage.expected_depths, tokens.real, self.config.halting))
         return torch.stack(terms).sum() if terms else passage.streams[-1].new_zeros(())

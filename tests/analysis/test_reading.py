@@ -13,7 +13,7 @@ from steps import build
 from test_variants import ACT, ATTENTION_EXPERTS, DENSE, MOEUT, SOFTMAX_MOE
 from tokenizers import Tokenizer, models
 
-from moeut.analysis.reading import Reading, pieces, read, routers
+from moeut.analysis.reading import Reading, pieces, read
 from moeut.data.tokenizer import byte_tokenizer
 from moeut.model.language_model import LanguageModel, ModelConfig
 
@@ -42,7 +42,7 @@ def reference(model: LanguageModel, text: str, context_length: int) -> tuple[lis
         selected.append(
             [
                 np.stack([output.routing[depth][router.name].experts[0, -1].numpy() for depth in depths])
-                for _, depths, router in routers(model)
+                for _, depths, router in model.stack.routers()
             ]
         )
     return losses[:-1], selected[1:]
