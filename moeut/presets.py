@@ -3,12 +3,12 @@
 Paper appendix (hyper-parameters). A name is a variant and a size: `sut-44m`.
 """
 
-import difflib
 from dataclasses import replace
 from typing import NamedTuple
 
 from moeut.config import RunConfig
 from moeut.model.language_model import ModelConfig
+from moeut.settings import suggestion
 from moeut.training.optimizer import OptimizerConfig
 from moeut.training.schedule import LinearSchedule, PaperSchedule
 from moeut.training.training_config import TrainingConfig
@@ -269,10 +269,7 @@ def run_preset(name: str, data: str) -> RunConfig:
 
 def no_such_preset(name: str) -> str:
     """What to say to a name that is no preset's: the nearest one, or how names are made."""
-    near = difflib.get_close_matches(name, PRESETS, n=1)
-    if near:
-        return f"did you mean {near[0]}?"
-    return f"there are nano, tiny, and with a size, as in dense-44m: {', '.join(MODELS)}"
+    return suggestion(name, PRESETS, f"there are nano, tiny, and with a size, as in dense-44m: {', '.join(MODELS)}")
 
 
 def _find(name: str) -> Preset:

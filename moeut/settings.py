@@ -4,6 +4,7 @@ A part's configuration is a frozen dataclass in the part's own file, checked by 
 from YAML, or from the command line.
 """
 
+import difflib
 from collections.abc import Iterable, Sequence
 from typing import Annotated
 
@@ -28,6 +29,12 @@ def refuse(problems: Iterable[tuple[bool, str]]) -> None:
     messages = [message for wrong, message in problems if wrong]
     if messages:
         raise ValueError("\n".join(messages))
+
+
+def suggestion(name: str, known: Iterable[str], otherwise: str) -> str:
+    """What to say to an unknown name: which known one was meant, or `otherwise` where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]}?" if near else otherwise
 
 
 def listed(things: Sequence[str], separator: str = ", ") -> str:

@@ -15,6 +15,7 @@ from moeut.settings import (
     Probability,
     listed,
     refuse,
+    suggestion,
 )
 
 
@@ -57,3 +58,9 @@ def test_many_things_are_listed_by_the_first_ten_and_a_count():
     assert listed(letters[:10], "; ") == "a; b; c; d; e; f; g; h; i; j"
     assert listed(letters) == "a, b, c, d, e, f, g, h, i, j, and 2 more"
     assert listed(["x"] * 2010).endswith(", and 2,000 more")
+
+
+def test_an_unknown_name_is_told_the_nearest_one():
+    known = ["norms", "groups", "scaling"]
+    assert suggestion("norm", known, "see the list") == "did you mean norms?"
+    assert suggestion("zzz", known, "see the list") == "see the list"

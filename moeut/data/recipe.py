@@ -4,7 +4,6 @@ A recipe has a name (a file of `recipes/` beside this one), or is a YAML file of
 command line.
 """
 
-import difflib
 import typing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from moeut.data.sources import SourceConfig
 from moeut.data.tokenizer import BpeTokenizer, TokenizerConfig
-from moeut.settings import STRICT, NonNegativeInt, PositiveInt, refuse
+from moeut.settings import STRICT, NonNegativeInt, PositiveInt, refuse, suggestion
 from moeut.trees import override, read_yaml, to_tree
 from moeut.validation import Tree, validate
 
@@ -140,8 +139,7 @@ def read_recipe(name: str) -> Tree:
         return read_yaml(RECIPES / f"{name}.yaml")
     if name.endswith((".yaml", ".yml")):
         return read_yaml(Path(name))
-    near = difflib.get_close_matches(name, recipe_names(), n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(recipe_names())}, or a file NAME.yaml"
+    hint = suggestion(name, recipe_names(), f"there are {', '.join(recipe_names())}, or a file NAME.yaml")
     raise ValueError(f"--recipe: {name!r} is unknown; {hint}")
 
 

@@ -1,7 +1,5 @@
 """Which studies are there? Every figure and table of the paper's that is a comparison of trained models."""
 
-import difflib
-
 from moeut.experiments.reproduction.growth import residual_growth
 from moeut.experiments.reproduction.layers import groups, norms
 from moeut.experiments.reproduction.main_table import main_table
@@ -10,6 +8,7 @@ from moeut.experiments.reproduction.scaling import code, scaling
 from moeut.experiments.reproduction.selection import active_experts, balance_scope, expert_size, without_switchhead
 from moeut.experiments.reproduction.study import Study
 from moeut.experiments.reproduction.universal import sparse_universal, time_and_memory
+from moeut.settings import suggestion
 
 
 def studies(scale: Scale) -> list[Study]:
@@ -26,6 +25,5 @@ def study_named(name: str, scale: Scale) -> Study:
     by_name = {study.name: study for study in studies(scale)}
     if name in by_name:
         return by_name[name]
-    near = difflib.get_close_matches(name, by_name, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(by_name)}"
+    hint = suggestion(name, by_name, f"there are {', '.join(by_name)}")
     raise ValueError(f"{name!r} is no study; {hint}")

@@ -3,7 +3,6 @@
 Every entrant has as many rates and seeds as any other: nobody is tuned more than his rival.
 """
 
-import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -12,6 +11,7 @@ from pathlib import Path
 from moeut.config import RunConfig
 from moeut.experiments.reproduction.corpora import data_folder
 from moeut.experiments.reproduction.study import Entrant, Study
+from moeut.settings import suggestion
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,6 @@ def chosen(runs: Sequence[Run], patterns: Sequence[str]) -> list[Run]:
     names = [run.name for run in runs]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            near = difflib.get_close_matches(pattern, names, n=1)
-            hint = f"did you mean {near[0]}?" if near else "see --dry-run for their names"
+            hint = suggestion(pattern, names, "see --dry-run for their names")
             raise ValueError(f"--only: no run of this study is called {pattern!r}; {hint}")
     return [run for run in runs if not patterns or any(fnmatchcase(run.name, pattern) for pattern in patterns)]
