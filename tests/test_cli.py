@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from moeut.cli import main
-
 TEXT = "".join(f"line {number}: the quick brown fox jumps over {number * 7} lazy dogs.\n" for number in range(60))
 SMALL = [
     "--model.hidden_size", "16", "--model.vocab_size", "300", "--model.attention.head_dim", "8",
@@ -21,20 +19,6 @@ SMALL = [
     "--training.schedule.warmup_steps", "0", "--training.report_every_steps", "2",
 ]  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def moeut(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = main(arguments)
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
 
 
 def write_corpus(folder: Path) -> Path:

@@ -2,32 +2,24 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 from corpora import some_texts, write_lines
 
-from moeut.cli import main
 from moeut.data.tokens import open_prepared
 
 Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def prepare(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def prepare(moeut: Run, tmp_path: Path) -> Run:
     """Run the command in a folder with two small corpora: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
     for seed, name in enumerate(("a.jsonl", "b.jsonl")):
         write_lines(tmp_path / name, some_texts(60, seed))
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = main(["prepare", *arguments])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
+    return partial(moeut, "prepare")
 
 
 def recipe_printed(prepare: Run, *arguments: str) -> dict[str, object]:

@@ -15,7 +15,6 @@ import torch
 from examined import save_rival, subject, tiny_model
 from small_run import prepared, small_run
 
-from moeut.cli import main
 from moeut.data.tokens import TokenStream
 from moeut.experiments.analysis import ANALYSIS, PAGE, AnalysisPlan, analyse, example
 from moeut.experiments.run import train
@@ -41,17 +40,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def moeut(capfd: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def moeut(moeut: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command beside the run: (exit code, stdout, stderr)."""
     monkeypatch.chdir(folder)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = main(arguments)
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
+    return moeut
 
 
 @pytest.fixture

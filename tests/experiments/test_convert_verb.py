@@ -15,7 +15,6 @@ from official_files import case, checkpoint, weights, write_checkpoint
 from test_conversion import RELEASE, words
 from torch.testing import assert_close
 
-from moeut.cli import main
 from moeut.data.sentencepiece_model import from_sentencepiece
 from moeut.data.tokenizer import encode, load_tokenizer
 from moeut.model.folder import load_model, save_model
@@ -28,19 +27,11 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def moeut(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def moeut(moeut: Run, tmp_path: Path) -> Run:
     """Run the command in a folder with official files: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
     write_checkpoint(tmp_path / "model.ckpt", checkpoint())
     torch.save(weights(case("moeut_att1_gate")[1]), tmp_path / "weights.pt")
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = main(arguments)
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
+    return moeut
 
 
 def test_a_checkpoint_that_then_writes(moeut: Run, tmp_path: Path):

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,6 @@ import torch
 from examined import ITEMS, save_rival, save_tiny
 from small_run import prepared, small_run
 
-from moeut.cli import main
 from moeut.evaluation.outcomes import read_outcomes
 from moeut.evaluation.task_data import from_folder
 from moeut.experiments.evaluation import Plan, compare_files, limited, measure, text_facts, text_lines, write_record
@@ -27,19 +27,11 @@ CPU = Reading(device=torch.device("cpu"))
 
 
 @pytest.fixture
-def moeut(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def moeut(moeut: Run, tmp_path: Path) -> Run:
     """Run `moeut evaluate` beside a model of ours and one of transformers: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
     save_tiny(tmp_path / "ours")
     save_rival(tmp_path / "theirs", max_position_embeddings=2048)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = main(["evaluate", *arguments])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
+    return partial(moeut, "evaluate")
 
 
 def test_two_models_on_tasks(moeut: Run, tmp_path: Path):
