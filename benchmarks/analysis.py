@@ -8,17 +8,15 @@ weights are random: what is counted costs the same whatever it says.
 """
 
 import argparse
-import platform
 import shlex
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import get_args
 
 import numpy as np
 import torch
 from measure.decoding import build
-from measure.machine import CLOCKS, hardware, medians
+from measure.machine import CLOCKS, conditions, medians
 
 from moeut.analysis import record
 from moeut.data.sampler import evaluation_batches
@@ -55,10 +53,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     arguments = parser.parse_args(words)
     torch.set_num_threads(arguments.threads)
-    print(
-        f"{hardware()}, {arguments.threads} threads, {arguments.clock} time, Python {platform.python_version()}, "
-        f"torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}; {arguments.repetitions} repetitions."
-    )
+    print(f"{conditions(arguments.threads, arguments.clock)}; {arguments.repetitions} repetitions.")
     print(f"Command: `python benchmarks/analysis.py {shlex.join(words)}`. Aim: at most {AIM} times.\n", flush=True)
     print("| preset | tokens | context | evaluation, s | recording, s | ratio |")
     print("| --- | --- | --- | --- | --- | --- |")

@@ -12,16 +12,14 @@ two cores. On a machine that others use as well, `--threads 1 --clock cpu` count
 """
 
 import argparse
-import platform
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import torch
 from measure import decoding
-from measure.machine import CLOCKS, hardware, medians
+from measure.machine import CLOCKS, conditions, medians
 
 from moeut.experts import ExpertBackend
 from moeut.generation.writing import Writer
@@ -136,10 +134,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     arguments = parser.parse_args(words)
     torch.set_num_threads(arguments.threads)
-    print(
-        f"{hardware()}, {arguments.threads} threads, {arguments.clock} time, Python {platform.python_version()}, "
-        f"torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}; medians of {arguments.repetitions}.",
-    )
+    print(f"{conditions(arguments.threads, arguments.clock)}; medians of {arguments.repetitions}.")
     print(f"Command: `python benchmarks/generation.py {shlex.join(words)}`.", flush=True)
     contexts = arguments.contexts
     for name in [arguments.what] if arguments.what else REPORTS:

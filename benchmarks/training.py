@@ -10,18 +10,16 @@ instead. What each sub-command measures stands in `measure/`.
 """
 
 import argparse
-import platform
 import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 
 import torch
 from measure import loop, nanogpt, variants
-from measure.machine import CLOCKS, hardware
+from measure.machine import CLOCKS, conditions
 
 from moeut.experts import ExpertBackend
 
@@ -137,10 +135,7 @@ def main(words: list[str]) -> None:
     arguments = parse(words)
     torch.set_num_threads(arguments.threads)
     print(f"## {arguments.name}\n")
-    print(
-        f"{hardware()}, {arguments.threads} threads, {arguments.clock} time, Python {platform.python_version()}, "
-        f"torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d}; {arguments.repetitions} repetitions.",
-    )
+    print(f"{conditions(arguments.threads, arguments.clock)}; {arguments.repetitions} repetitions.")
     print(f"Command: `python benchmarks/training.py {shlex.join(words)}`.\n", flush=True)
     try:
         for line in arguments.report(arguments, CLOCKS[arguments.clock]):

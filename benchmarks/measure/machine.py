@@ -4,6 +4,8 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from statistics import median
 
@@ -16,6 +18,14 @@ def hardware() -> str:
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
     return f"{os.cpu_count()} cores of {name}"
+
+
+def conditions(threads: int, clock: str) -> str:
+    """What else decides how long a computation of torch's takes, and when it was measured."""
+    return (
+        f"{hardware()}, {threads} threads, {clock} time, Python {platform.python_version()}, "
+        f"torch {metadata.version('torch')}, {datetime.now(UTC):%Y-%m-%d}"
+    )
 
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}

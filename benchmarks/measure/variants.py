@@ -15,7 +15,7 @@ import torch
 
 from moeut.experts import ExpertBackend
 from moeut.model.cost import cost
-from moeut.model.language_model import LanguageModel, ModelConfig
+from moeut.model.language_model import LanguageModel
 from moeut.presets import PRESETS, run_preset
 from moeut.training.distributed import Ranks
 from moeut.training.guard import Guard
@@ -58,11 +58,6 @@ def variants(size: str) -> list[str]:
     """The presets of one size, the dense one first."""
     dense = f"dense-{size}"
     return [dense, *(name for name in PRESETS if name.endswith(f"-{size}") and name != dense)]
-
-
-def training_macs(model: ModelConfig, context_length: int) -> int:
-    """Of one token: each product of the forward pass is two in the backward pass."""
-    return 3 * cost(model, context_length).macs_per_token
 
 
 def stepper(name: str, batch_size: int, context_length: int, backend: ExpertBackend) -> Callable[[], object]:
@@ -111,8 +106,8 @@ def measure(
             for key, step in steppers.items():
                 times.setdefault(key, []).append(seconds(partial(step), clock))
         middle = {key: median(measured[WARMUP:]) for key, measured in times.items()}
-        model = run_preset(name, "").model
+        of_name, of_dense = (cost(run_preset(key, "").model, context_length) for key in (name, dense))
         yield Step(
-            name, cost(model).parameters, batch_size * context_length, training_macs(model, context_length),
-            training_macs(run_preset(dense, "").model, context_length), middle[name], middle[dense], peak,
+            name, of_name.parameters, batch_size * context_length, of_name.training_macs_per_token,
+            of_dense.training_macs_per_token, middle[name], middle[dense], peak,
         )  # fmt: skip
