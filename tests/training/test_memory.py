@@ -79,5 +79,6 @@ def test_estimates_are_what_is_measured(preset: str, rows: int, batch: int, leng
     command = [sys.executable, PROGRAM, preset, rows, batch, length, int(checkpointed)]
     result = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
     measured = int(re.search(r"\d+", result.stdout)[0])  # pyright: ignore[reportOptionalSubscript]
-    # Runs of one command differ by up to a fifth among themselves (docs/training.md).
-    assert peak_bytes(config.model, training, rows, "float32") == pytest.approx(measured, rel=0.2)
+    # Runs of that one case differ by a fifth among themselves, and were up to 18 % above (docs/training.md).
+    allowed = 0.2 if preset == "dense-44m" and checkpointed else 0.15
+    assert peak_bytes(config.model, training, rows, "float32") == pytest.approx(measured, rel=allowed)
