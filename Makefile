@@ -24,9 +24,9 @@ test-all: $(DEV)  ## run every test
 	$(PYTEST)
 
 check: $(DEV)  ## check format, style and types
-	$(BIN)/ruff format --check
-	$(BIN)/ruff check
-	$(BIN)/pyright
+	$(BIN)/python -m ruff format --check
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m pyright
 
 bench: $(DEV)  ## measure speed and memory; what this machine cannot measure says so and ends with code 2
 	@set -e; for benchmark in $(wildcard benchmarks/*.py); do echo "$$benchmark"; $(BIN)/python "$$benchmark" || [ $$? -eq 2 ]; done
