@@ -36,7 +36,7 @@ def reproduce(options: argparse.Namespace) -> int:
             findings, outcome = carry_out(undertaking, task_folder=options.task_data, command=command)
     except KeyboardInterrupt as interrupt:
         return exit_code(signal_of(interrupt))
-    folder = undertaking.manner.out / undertaking.study.name
+    folder = undertaking.report_folder
     facts = {
         "report": str(folder / REPORT),
         "entrants": {
@@ -52,7 +52,8 @@ def reproduce(options: argparse.Namespace) -> int:
     ]
     lines.append(f"{folder / REPORT}: {len(findings.numbers):,} of {len(findings.runs):,} runs are finished")
     show(finite(facts), lines, as_json=options.json)
-    for why in [*(f"{name}: {why}" for name, why in outcome.failed.items()), *outcome.taken.values()]:
+    failed = [f"{name}: {why}" for name, why in (outcome.failed | outcome.given_up).items()]
+    for why in [*failed, *outcome.taken.values()]:
         print(f"moeut: {why}", file=sys.stderr)
     return 2 if outcome.failed else 0
 

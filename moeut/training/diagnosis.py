@@ -13,19 +13,22 @@ from torch.distributed.tensor import DTensor
 from moeut.model.language_model import LanguageModel
 from moeut.training.checkpoint import Checkpointer
 from moeut.training.distributed import Ranks
+from moeut.training.report import Reporter
 from moeut.training.retention import checkpoints
 from moeut.training.step import Rows, micro_batches
 from moeut.training.training_config import TrainingConfig
 
 
 def give_up(
-    step: int, model: nn.Module, rows: Rows, config: TrainingConfig, checkpointer: Checkpointer, ranks: Ranks
-) -> NoReturn:
+    step: int, model: nn.Module, rows: Rows, config: TrainingConfig, checkpointer: Checkpointer, reporter: Reporter,
+    ranks: Ranks,
+) -> NoReturn:  # fmt: skip
     """End a run whose last steps, `step` the newest of them, were all skipped; every rank calls it with its rows.
 
     Raises ValueError, one line, on the main rank, and ends the others quietly.
     """
     where = first_not_finite(model, checkpointer.model, micro_batches(rows, config, ranks), ranks)
+    reporter.given_up(step, where)
     saved = checkpoints(checkpointer.run)
     back = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
 

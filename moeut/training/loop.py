@@ -73,7 +73,7 @@ def train(
             step += 1
             reporter.step(step, result)
             if guard.failures >= config.max_skipped_steps:
-                give_up(step, model, rows, config, checkpointer, ranks)
+                give_up(step, model, rows, config, checkpointer, reporter, ranks)
             if ranks.any(interrupted.received is not None):
                 received = interrupted.received or signal.SIGTERM
             if config.is_saved(step) or received:

@@ -5,7 +5,8 @@ means over the applied steps since the line before: cross_entropy, perplexity, r
 learning_rate of the last step; skipped_steps since the run began; tokens_per_second, and model_flops_utilisation where
 the device's peak is known; memory_bytes, the most that was in use; dead_experts and usage_entropy by `LAYER.ROUTER`;
 and `seconds` spent in training steps since the run began. `held_out` lines hold cross_entropy, perplexity,
-bits_per_byte, standard_error, scored_tokens and scored_bytes.
+bits_per_byte, standard_error, scored_tokens and scored_bytes. A `given_up` line says where a run that ended was no
+longer finite.
 """
 
 import math
@@ -23,6 +24,7 @@ from moeut.validation import validate
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
+GIVEN_UP = "given_up"
 SCORED = ("scored_tokens", "scored_bytes")
 SCORES = ("cross_entropy", "perplexity", "bits_per_byte", "standard_error")
 
@@ -152,6 +154,10 @@ class Reporter:
             f"bits per byte {result.bits_per_byte:.4f}"
         )
 
+    def given_up(self, step: int, where: str) -> None:
+        """Report that the run ends after `step` steps because it is no longer finite, and where that begins."""
+        self._write({"split": GIVEN_UP, "step": step, "tokens": step * self.tokens_per_step, "not_finite": where})
+
     def sample(self, step: int, text: str) -> None:
         """Keep what the model wrote after `step` steps."""
         if self.samples is not None:
@@ -184,6 +190,12 @@ def finished(run: Path, num_steps: int) -> Perplexity | None:
             values = {name: math.inf if line[name] is None else line[name] for name in SCORES}
             return Perplexity(**values, tokens=line["scored_tokens"], bytes=line["scored_bytes"])
     return None
+
+
+def given_up(run: Path) -> str | None:
+    """Where and when a run stopped being finite and ended; None of one that did not end so."""
+    last = next(reversed(read_lines(run / METRICS)), {"split": None})
+    return f"step {last['step']:,}: not finite is {last['not_finite']}" if last["split"] == GIVEN_UP else None
 
 
 def human(num_bytes: int) -> str:

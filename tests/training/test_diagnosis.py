@@ -13,6 +13,9 @@ from moeut.training.checkpoint import Checkpointer, TrainingState
 from moeut.training.diagnosis import first_not_finite, give_up
 from moeut.training.distributed import Ranks
 from moeut.training.optimizer import build_optimizer
+from moeut.training.progress import Progress
+from moeut.training.report import METRICS, Reporter, given_up
+from moeut.training.trackers import LinesFile
 
 
 @pytest.fixture
@@ -76,7 +79,12 @@ def test_giving_up_says_where_one_can_go_back(model: LanguageModel, tmp_path: Pa
     with torch.no_grad():
         model.get_parameter("norm.weight")[0] = math.nan
     tokens = torch.randint(VOCAB_SIZE, (3, 13)).numpy()
+    lines = LinesFile(tmp_path / METRICS)
+    reporter = Reporter([lines], Progress(quiet=True), num_steps=2000, tokens_per_step=36, every=10)
+    reporter.resume(0, {})
     back = "the last good checkpoint is .*step-00000004;" if saved else "there is no checkpoint yet;"
     where = "not finite is the weights norm.weight"
     with pytest.raises(ValueError, match=rf"^step 1,234: 5 steps in a row .* {where}; {back}"):
-        give_up(1234, model, (tokens[:, :-1], tokens[:, 1:]), config, checkpointer, Ranks())
+        give_up(1234, model, (tokens[:, :-1], tokens[:, 1:]), config, checkpointer, reporter, Ranks())
+    reporter.__exit__()
+    assert given_up(tmp_path) == "step 1,234: not finite is the weights norm.weight"

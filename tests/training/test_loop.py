@@ -23,6 +23,7 @@ from tiny_run import (
 
 from moeut.model.language_model import LanguageModel
 from moeut.training.optimizer import OptimizerConfig
+from moeut.training.report import given_up
 from moeut.training.retention import checkpoints
 
 
@@ -127,10 +128,13 @@ def test_a_run_that_is_not_finite_any_more_ends_and_says_where(tmp_path):
     )
     with pytest.raises(ValueError, match=message) as error:
         run_training(tmp_path / "run", training)
-    lines = metrics(tmp_path / "run")
+    *lines, last = metrics(tmp_path / "run")
     assert [line["skipped_steps"] for line in lines[-4:]] == [0, 1, 2, 3]
     assert [line["cross_entropy"] for line in lines[-3:]] == [None] * 3
     assert f"step {lines[-1]['step']}:" in str(error.value)
+    assert (last["split"], last["step"]) == ("given_up", lines[-1]["step"])
+    assert last["not_finite"] in str(error.value)
+    assert given_up(tmp_path / "run") == f"step {last['step']}: not finite is {last['not_finite']}"
 
 
 def test_a_step_that_is_not_finite_is_skipped(tmp_path):

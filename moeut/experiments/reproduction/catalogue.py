@@ -1,5 +1,6 @@
-"""Which studies are there? Every figure and table of the paper's that is a comparison of trained models."""
+"""Which studies are there? Every figure and table of the paper."""
 
+from moeut.experiments.reproduction.expert_use import experts
 from moeut.experiments.reproduction.growth import residual_growth
 from moeut.experiments.reproduction.layers import groups, norms
 from moeut.experiments.reproduction.main_table import main_table
@@ -14,8 +15,8 @@ from moeut.settings import suggestion
 def studies(scale: Scale) -> list[Study]:
     """All of them at a scale, in the order of the paper."""
     makers = (
-        scaling, code, groups, sparse_universal, norms, main_table, active_experts, expert_size, time_and_memory,
-        residual_growth, balance_scope, without_switchhead,
+        scaling, code, groups, sparse_universal, norms, experts, main_table, active_experts, expert_size,
+        time_and_memory, residual_growth, balance_scope, without_switchhead,
     )  # fmt: skip
     return [make(scale) for make in makers]
 

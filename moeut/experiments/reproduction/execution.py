@@ -25,6 +25,7 @@ from moeut.model.tensor_files import write_json
 from moeut.training.distributed import Ranks, pick_device
 from moeut.training.interruption import interruption
 from moeut.training.progress import Progress
+from moeut.training.report import given_up
 from moeut.training.retention import checkpoints
 from moeut.trees import write_yaml
 
@@ -45,10 +46,11 @@ class Manner:
 
 
 class Outcome(NamedTuple):
-    """Runs that are not finished, by name, and why: those that went wrong, and those that others are at."""
+    """Runs that are not finished, by name, and why: those that went wrong, that others are at, that are not finite."""
 
     failed: dict[str, str]
     taken: dict[str, str]
+    given_up: dict[str, str]
 
 
 class FailedRunError(Exception):
@@ -63,13 +65,16 @@ def carry_out(
 
     runs: those that are known to be needed; asked again after each, since results decide what else is. measure: what
     the study asks of a trained model. progress: not begun, since its bars and those of child processes would be drawn
-    over each other. A run that fails is left, and the others go on. Raises ValueError where a run folder belongs to
-    another configuration, and KeyboardInterrupt, with the signal, where a training was stopped.
+    over each other. A run that fails is left, and the others go on; one that was given up is not tried again. Raises
+    ValueError where a run folder belongs to another configuration, and KeyboardInterrupt, with the signal, where a
+    training was stopped.
     """
     failed: dict[str, str] = {}
     while True:
         needed = runs()
-        todo = [run for run in needed if run.name not in failed and numbers_of(run, study, manner.out) is None]
+        diverged = {run.name: why for run in needed if (why := given_up(run.folder(manner.out)))}
+        done = failed.keys() | diverged.keys()
+        todo = [run for run in needed if run.name not in done and numbers_of(run, study, manner.out) is None]
         taken: dict[str, str] = {}
         for run in todo:
             try:
@@ -80,10 +85,11 @@ def carry_out(
             except TakenError as reason:
                 taken[run.name] = str(reason)
             except FailedRunError as reason:
-                failed[run.name] = str(reason)
+                if given_up(run.folder(manner.out)) is None:
+                    failed[run.name] = str(reason)
                 break
         else:
-            return Outcome(failed, taken)
+            return Outcome(failed, taken, diverged)
 
 
 def train_command(run: Run, manner: Manner) -> list[str]:

@@ -1,6 +1,7 @@
 """What did a study find? Means over seeds, and what the paper says beside what came out here, whatever that is."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +10,7 @@ from typing import NamedTuple
 from moeut.data.tokens import Manifest
 from moeut.experiments.reproduction.results import Estimate, Numbers, estimates
 from moeut.experiments.reproduction.runs import Run
-from moeut.experiments.reproduction.study import Direction, Quantity, Study
+from moeut.experiments.reproduction.study import Direction, Quantity, Study, quantities
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,11 @@ class Findings:
 
 
 class Verdict(NamedTuple):
-    """What was found of a direction: both numbers, more − less with its standard error, and whether it held.
+    """What was found of a direction: both sides, more − less with its standard error, and whether it held.
 
     held: None where something is not known, or where the difference is within twice its standard error. The error is
-    √(s₁² + s₂²), infinite where it cannot be told because there is one seed; then the sign alone decides.
+    √Σ(cᵢ sᵢ)² over the entrants' numbers, of which the difference is Σ cᵢ xᵢ; it is infinite where it cannot be told
+    because there is one seed; then the sign alone decides.
     """
 
     less: Estimate | None
@@ -57,9 +59,31 @@ class Verdict(NamedTuple):
 
 def verdict(findings: Findings, direction: Direction) -> Verdict:
     """Whether a direction of the paper is there."""
-    less, more = map(findings.estimate, direction)
-    if less is None or more is None:
+    terms = [(quantity, -sign) for quantity, sign in quantities(direction.less)] + quantities(direction.more)
+    less, more, both = (
+        total(findings, parts) for parts in (quantities(direction.less), quantities(direction.more), terms)
+    )
+    if both is None:
         return Verdict(less, more, math.nan, math.nan, None)
-    difference, error = more.mean - less.mean, math.hypot(less.standard_error, more.standard_error)
+    difference, error, _ = both
     unsure = math.isfinite(error) and abs(difference) < 2 * error
     return Verdict(less, more, difference, error, None if unsure else difference > 0)
+
+
+def total(findings: Findings, terms: Sequence[tuple[Quantity, int]]) -> Estimate | None:
+    """A sum of numbers that do not depend on each other, some of them taken away; None where one is not known.
+
+    A number that occurs twice has an error that counts twice. seeds: the fewest.
+    """
+    factors: Counter[tuple[str, str]] = Counter()
+    for quantity, sign in terms:
+        factors[quantity.entrant.name, quantity.metric] += sign
+    known = {(entrant, metric): findings.estimates.get(entrant, {}).get(metric) for entrant, metric in factors}
+    found = [(factors[name], estimate) for name, estimate in known.items() if estimate is not None]
+    if len(found) < len(known):
+        return None
+    return Estimate(
+        sum(factor * estimate.mean for factor, estimate in found),
+        math.hypot(*(factor * estimate.standard_error for factor, estimate in found)),
+        min(estimate.seeds for _, estimate in found),
+    )

@@ -3,26 +3,29 @@
 OUT/data/CORPUS/   prepared text
 OUT/runs/RUN/      run folders, which all studies of a scale share
 OUT/claims/RUN/    who is at a run, while somebody is
-OUT/STUDY/         `moeut.experiments.reproduction.study_report`
+OUT/STUDY/         `moeut.experiments.reproduction.study_report`; OUT/STUDY-TEXT for a text of one's own
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from moeut.data.tokens import read_manifest
-from moeut.experiments.reproduction.corpora import data_folder, prepare_texts
+from moeut.experiments.reproduction.corpora import data_folder, prepare_texts, short_name
 from moeut.experiments.reproduction.execution import Manner, Outcome, carry_out
 from moeut.experiments.reproduction.expectation import seconds_of
 from moeut.experiments.reproduction.findings import Findings
 from moeut.experiments.reproduction.results import numbers_of, trained_numbers
 from moeut.experiments.reproduction.runs import Effort, Run, chosen, runs_of, wanted
 from moeut.experiments.reproduction.scales import Scale
+from moeut.experiments.reproduction.scales import scale as scale_named
 from moeut.experiments.reproduction.study import LOSS, Means, Study
 from moeut.experiments.reproduction.study_report import write_report
 from moeut.model.cost import cost
 from moeut.training.distributed import Ranks, pick_device
 from moeut.training.progress import Progress
+from moeut.training.report import given_up
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,20 @@ class Undertaking:
     manner: Manner
     only: Sequence[str] = ()
 
+    @property
+    def report_folder(self) -> Path:
+        """Where the report lies; that of another text than the scale's own has its name, too."""
+        text, usual = self.scale.text, scale_named(self.scale.name).text
+        of_text = "" if text is None or text == usual else f"-{short_name(text)}"
+        return self.manner.out / f"{self.study.name}{of_text}"
+
     def loss(self, run: Run) -> float | None:
-        """The held-out loss of a run; None of one that is not finished."""
-        numbers = trained_numbers(run.folder(self.manner.out), run.config(self.manner.out))
-        return None if numbers is None else numbers[LOSS]
+        """The held-out loss of a run, infinite of one that was given up; None of one that is not finished."""
+        folder = run.folder(self.manner.out)
+        numbers = trained_numbers(folder, run.config(self.manner.out))
+        if numbers is None:
+            return None if given_up(folder) is None else math.inf
+        return numbers[LOSS]
 
     def all_runs(self) -> list[Run]:
         """Every run that is known to be needed."""
@@ -65,7 +78,7 @@ def reproduce(undertaking: Undertaking, *, task_folder: Path | None, command: st
     measure = None if study.measure is None else study.measure(means)
     outcome = carry_out(study, undertaking.runs, manner, measure, progress)
     findings = find(undertaking, outcome)
-    write_report(findings, manner.out / study.name, [command])
+    write_report(findings, undertaking.report_folder, [command])
     return findings, outcome
 
 
@@ -80,7 +93,7 @@ def find(undertaking: Undertaking, outcome: Outcome) -> Findings:
         {entrant.name: runs_of(entrant, effort, undertaking.loss) for entrant in study.entrants},
         {name: numbers for name, numbers in known.items() if numbers is not None},
         {
-            name: (outcome.failed | outcome.taken).get(name, "not run yet")
+            name: (outcome.failed | outcome.taken | outcome.given_up).get(name, "not run yet")
             for name, numbers in known.items()
             if numbers is None
         },

@@ -3,6 +3,7 @@
 Every entrant has as many rates and seeds as any other: nobody is tuned more than his rival.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -62,13 +63,14 @@ def sweep(entrant: Entrant, effort: Effort) -> list[Run]:
 def best(entrant: Entrant, effort: Effort, loss: Callable[[Run], float | None]) -> Run | None:
     """The run of the learning rate with the least held-out loss; None until all of them are known.
 
-    Where only one is tried, nothing has to be known of it.
+    Where only one is tried, nothing has to be known of it. None, too, where the loss is infinite at all of them.
     """
     tried = sweep(entrant, effort)
     if len(tried) == 1:
         return tried[0]
     losses = [found for run in tried if (found := loss(run)) is not None]
-    return tried[losses.index(min(losses))] if len(losses) == len(tried) else None
+    known = len(losses) == len(tried) and min(losses) < math.inf
+    return tried[losses.index(min(losses))] if known else None
 
 
 def runs_of(entrant: Entrant, effort: Effort, loss: Callable[[Run], float | None]) -> list[Run]:

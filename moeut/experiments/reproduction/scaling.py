@@ -1,7 +1,16 @@
 """Does a MoEUT keep up with a dense Transformer of as many parameters, and with a σ-MoE? Figures 4 and 5."""
 
 from moeut.experiments.reproduction.scales import Scale
-from moeut.experiments.reproduction.study import Study, below, by_number, by_place, non_embedding, training_macs
+from moeut.experiments.reproduction.study import (
+    Direction,
+    Study,
+    below,
+    by_number,
+    by_place,
+    gap,
+    non_embedding,
+    training_macs,
+)
 from moeut.experiments.reproduction.systems import DENSE, MOEUT, SIGMA_MOE
 
 WITHOUT_SIGMA_MOE = "1b"
@@ -30,7 +39,10 @@ def scaling(scale: Scale) -> Study:
             by_number("by-parameters", "parameters without embedding and head", non_embedding),
             by_number("by-computation", "multiply-adds of the training, as the paper counts", training_macs),
         ],
-        directions=[direction for moeut, *rivals in teams for rival in rivals for direction in below([moeut], rival)],
+        directions=[
+            *(direction for moeut, *rivals in teams for rival in rivals for direction in below([moeut], rival)),
+            Direction(*(gap(moeut, dense) for moeut, dense, *_ in (teams[0], teams[-1]))),
+        ],
     )
 
 

@@ -1,7 +1,7 @@
 """What should be selected, how is its use balanced, and does attention need it too? Ablations of MoEUT's experts."""
 
 from moeut.experiments.reproduction.scales import Scale
-from moeut.experiments.reproduction.study import SECONDS, Study, below, by_place, falling
+from moeut.experiments.reproduction.study import SECONDS, Direction, Study, below, by_place, falling, gap
 from moeut.experiments.reproduction.systems import (
     DENSE,
     GATED,
@@ -20,7 +20,7 @@ def active_experts(scale: Scale) -> Study:
     """Half as many experts selected, as many, and half as many again: in the paper 8, 16 and 24."""
     [size], [corpus] = scale.sizes("244m"), scale.corpora("c4")
     usual = experts_of(scale.moeuts[size]).num_experts_per_tok
-    entrants = [
+    entrants = fewest, as_usual, most = [
         scale.entrant(MOEUT if selected == usual else selecting(selected), size, corpus, f"K = {selected}")
         for selected in (usual // 2, usual, usual + usual // 2)
     ]
@@ -31,7 +31,7 @@ def active_experts(scale: Scale) -> Study:
         found="The more the better, with diminishing returns (caption; the numbers were not found).",
         entrants=entrants,
         charts=[by_place("by-active-experts", "experts selected")],
-        directions=falling(entrants),
+        directions=[*falling(entrants), Direction(gap(most, as_usual), gap(as_usual, fewest))],
     )
 
 

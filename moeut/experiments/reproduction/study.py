@@ -1,7 +1,7 @@
 """What is a study? A figure or table of the paper as data: who is compared, on which axes, and what the paper found."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,11 +56,23 @@ class Quantity(NamedTuple):
     metric: str = LOSS
 
 
-class Direction(NamedTuple):
-    """Something that the paper says, to be checked: the one number is below the other."""
+class Gap(NamedTuple):
+    """How far one number is above another: high − low."""
 
-    less: Quantity
-    more: Quantity
+    low: Quantity
+    high: Quantity
+
+
+class Direction(NamedTuple):
+    """Something that the paper says, to be checked: the one number, or gap between two, is below the other."""
+
+    less: Quantity | Gap
+    more: Quantity | Gap
+
+
+def quantities(side: Quantity | Gap) -> list[tuple[Quantity, int]]:
+    """What a side of a direction is a sum of, with signs."""
+    return [(side, 1)] if isinstance(side, Quantity) else [(side.high, 1), (side.low, -1)]
 
 
 class Means(NamedTuple):
@@ -80,7 +92,8 @@ class Study:
     """A figure or table of the paper.
 
     source: which. question: what is asked. found: what the paper says, in words, and where that is known from.
-    directions: what of it can be checked. metrics: numbers that the table shows.
+    directions: what of it can be checked. metrics: numbers that the table shows. pictures: what `measure` draws of a
+    run besides, by the files' names in its folder without their ending, and what they show.
     """
 
     name: str
@@ -92,6 +105,7 @@ class Study:
     directions: Sequence[Direction]
     metrics: Sequence[str] = (LOSS, "perplexity")
     measure: Measure | None = None
+    pictures: Mapping[str, str] = field(default_factory=dict)
 
 
 def below(less: Iterable[Entrant], more: Entrant, metric: str = LOSS) -> list[Direction]:
@@ -102,6 +116,11 @@ def below(less: Iterable[Entrant], more: Entrant, metric: str = LOSS) -> list[Di
 def falling(entrants: Sequence[Entrant], metric: str = LOSS) -> list[Direction]:
     """A metric gets less from one entrant to the next."""
     return [direction for one, then in pairwise(entrants) for direction in below([then], one, metric)]
+
+
+def gap(better: Entrant, worse: Entrant, metric: str = LOSS) -> Gap:
+    """How far the one is ahead of the other in a metric of which less is better."""
+    return Gap(Quantity(better, metric), Quantity(worse, metric))
 
 
 def by_place(name: str, x: str) -> Chart:

@@ -1,7 +1,7 @@
 """How is a study told? report.md with figures, and every number as CSV, in a folder of its own.
 
 OUT/STUDY/report.md      question, sizes, figures, results, the paper's directions, cost, commands
-OUT/STUDY/NAME.png .svg  figures
+OUT/STUDY/NAME.png .svg  figures; RUN-NAME of a run that was looked at
 OUT/STUDY/runs.csv       a line a finished run, every number
 OUT/STUDY/entrants.csv   a line a number of an entrant: mean, standard error and count of seeds
 """
@@ -11,7 +11,7 @@ import io
 import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,10 +22,10 @@ import torch
 import moeut
 from moeut.evaluation.tables import table
 from moeut.experiments.dry_run import duration
-from moeut.experiments.reproduction.charts import curves, draw
+from moeut.experiments.reproduction.charts import FORMATS, curves, draw
 from moeut.experiments.reproduction.findings import Findings, Verdict, verdict
 from moeut.experiments.reproduction.results import Estimate
-from moeut.experiments.reproduction.study import LOSS, MEMORY, Direction, Quantity, Study
+from moeut.experiments.reproduction.study import LOSS, MEMORY, Direction, Gap, Quantity, Study, quantities
 from moeut.files import replacing
 from moeut.model.cost import cost
 from moeut.training.report import human
@@ -38,21 +38,42 @@ Cells = Sequence[str]
 def write_report(findings: Findings, folder: Path, commands: Sequence[str]) -> None:
     """Write all of it. commands: what was typed. Without matplotlib there are no figures."""
     folder.mkdir(parents=True, exist_ok=True)
-    figures: list[str] = []
+    figures: dict[str, str] = {}
     if find_spec("matplotlib") is not None:
         for chart in findings.study.charts:
             by_system = curves(chart, findings)
             if by_system:
                 draw(chart, by_system, folder)
-                figures.append(chart.name)
+                figures[chart.name] = f"{chart.y} by {chart.x}"
+    figures |= pictures(findings, folder)
     write_csv(folder / "runs.csv", run_rows(findings))
     write_csv(folder / "entrants.csv", entrant_rows(findings))
     with replacing(folder / REPORT) as file:
         file.write_text("\n".join(report(findings, figures, commands)) + "\n", encoding="utf-8")
 
 
-def report(findings: Findings, figures: Sequence[str], commands: Sequence[str]) -> list[str]:
-    """The lines of report.md; figures are the names of the files beside it."""
+def pictures(findings: Findings, folder: Path) -> dict[str, str]:
+    """Copy what was drawn of each entrant's first finished run into a folder beside the runs: names and captions.
+
+    What is not there was not drawn: matplotlib was missing then.
+    """
+    copied: dict[str, str] = {}
+    for entrant in findings.study.entrants:
+        finished = [run for run in findings.judged[entrant.name] if run.name in findings.numbers]
+        for run in finished[:1]:
+            for path, title in findings.study.pictures.items():
+                name = f"{run.name}-{Path(path).name}"
+                for form in FORMATS:
+                    picture = run.folder(folder.parent) / f"{path}.{form}"
+                    if picture.is_file():
+                        with replacing(folder / f"{name}.{form}") as file:
+                            file.write_bytes(picture.read_bytes())
+                        copied[name] = f"{entrant.system} {entrant.place}, {title}"
+    return copied
+
+
+def report(findings: Findings, figures: Mapping[str, str], commands: Sequence[str]) -> list[str]:
+    """The lines of report.md. figures: the names of the files beside it, and what they show."""
     study = findings.study
     hours = sum(numbers["hours"] for numbers in findings.numbers.values())
     left = [f"- `{name}`: {why}" for name, why in findings.left.items()]
@@ -61,7 +82,10 @@ def report(findings: Findings, figures: Sequence[str], commands: Sequence[str]) 
         "What the paper found": [study.found],
         "Who was compared": _markdown(sizes(study)),
         "On which text": _markdown(texts(findings)),
-        "What came out": [*(f"![{name}]({name}.png)" for name in figures), "", *_markdown(results(findings))],
+        "What came out": [
+            *(f"![{title}]({name}.png)\n" for name, title in figures.items()),
+            *_markdown(results(findings)),
+        ],
         "What the paper says, and what was found": _markdown(directions(findings)),
         "What is not finished": left,
         "Every run": [f"{duration(3600 * hours)} of training in all.", "", *_markdown(runs(findings))],
@@ -123,7 +147,7 @@ def directions(findings: Findings) -> list[Cells]:
     rows: list[Cells] = [("", "here", "held")]
     for direction in findings.study.directions:
         found, (less, more) = verdict(findings, direction), direction
-        numbers = f"{_in_words(found.less, less.metric)}, {_in_words(found.more, more.metric)}"
+        numbers = f"{_in_words(found.less, _metric(less))}, {_in_words(found.more, _metric(more))}"
         rows.append((_inequality(direction), numbers, _held(found)))
     return rows
 
@@ -203,8 +227,15 @@ def _held(found: Verdict) -> str:
     return f"{word} ({found.difference:+.3g}, {error})"
 
 
+def _metric(side: Quantity | Gap) -> str:
+    return quantities(side)[0][0].metric
+
+
 def _inequality(direction: Direction) -> str:
-    """Two entrants in one metric, or two metrics of one entrant."""
-    less, more = (f"{quantity.entrant.system} {quantity.entrant.place}" for quantity in direction)
-    lower, upper = (quantity.metric.replace("_", " ") for quantity in direction)
+    """Two entrants, or two gaps between entrants, in one metric; or two metrics of one entrant."""
+    less, more = (
+        " − ".join(f"{quantity.entrant.system} {quantity.entrant.place}" for quantity, _ in quantities(side))
+        for side in direction
+    )
+    lower, upper = (_metric(side).replace("_", " ") for side in direction)
     return f"{less}: {lower} < {upper}" if less == more else f"{less} < {more} in {lower}"

@@ -10,7 +10,7 @@ from moeut.data.sources import FilesSource
 from moeut.data.tokenizer import BytesTokenizer
 from moeut.experiments.reproduction.findings import Findings
 from moeut.experiments.reproduction.runs import Run
-from moeut.experiments.reproduction.study import Entrant, Study, below, by_place
+from moeut.experiments.reproduction.study import Entrant, Quantity, Study, below, by_place
 from moeut.experiments.reproduction.systems import DENSE, MOEUT, System
 from moeut.training.training_config import TrainingConfig
 from moeut.variants import moeut
@@ -55,6 +55,13 @@ def small_study(data: Path, **training: Any) -> Study:
         name="small", source="a test", question="Which is better?", found="Nothing.", entrants=[ours, dense],
         charts=[by_place("by-size", "size")], directions=below([ours], dense),
     )  # fmt: skip
+
+
+def inequalities(study: Study) -> list[tuple[Quantity, Quantity]]:
+    """The directions of a study that set one number beside another, as (less, more)."""
+    return [
+        (less, more) for less, more in study.directions if isinstance(less, Quantity) and isinstance(more, Quantity)
+    ]
 
 
 def found(ours: list[float], dense: list[float]) -> Findings:

@@ -4,7 +4,7 @@ import pytest
 
 from moeut.experiments.reproduction.catalogue import studies, study_named
 from moeut.experiments.reproduction.scales import PAPER, SMALL, TINY, Scale
-from moeut.experiments.reproduction.study import Study
+from moeut.experiments.reproduction.study import Study, quantities
 from moeut.model.cost import cost
 
 SCALES = [TINY, SMALL, PAPER]
@@ -30,7 +30,8 @@ def test_rivals_are_matched(scale: Scale, study: Study):
 def test_what_is_said_and_drawn_is_there(scale: Scale, study: Study):
     names = [entrant.name for entrant in study.entrants]
     assert len(set(names)) == len(names)
-    assert {quantity.entrant.name for direction in study.directions for quantity in direction} <= set(names)
+    sides = [side for direction in study.directions for side in direction]
+    assert {quantity.entrant.name for side in sides for quantity, _ in quantities(side)} <= set(names)
     assert study.directions
     assert all(direction.less != direction.more for direction in study.directions)
     for chart in study.charts:

@@ -97,7 +97,7 @@ def test_what_was_killed_is_said_and_taken_over(tmp_path: Path):
     assert left.failed == {}
     assert f"process {killed.pid} " in left.taken[run.name]
     assert left.taken[run.name].endswith("has ended; --takeover goes on in its place")
-    assert carry_out(study, lambda: [run], replace(manner, takeover=True), None, QUIET) == ({}, {})
+    assert carry_out(study, lambda: [run], replace(manner, takeover=True), None, QUIET) == ({}, {}, {})
     assert numbers_of(run, study, out) is not None
     lines = [json.loads(line) for line in (run.folder(out) / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["split"] == "train"] == list(range(1, steps + 1))

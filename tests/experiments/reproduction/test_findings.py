@@ -7,7 +7,7 @@ import pytest
 from small_study import found, small_study
 
 from moeut.experiments.reproduction.findings import verdict
-from moeut.experiments.reproduction.study import Quantity
+from moeut.experiments.reproduction.study import Direction, Quantity, gap
 
 STUDY = small_study(Path("nowhere"))
 OURS, DENSE = STUDY.entrants
@@ -41,6 +41,31 @@ def test_verdicts(ours: list[float], dense: list[float], difference: float, erro
 
 def test_what_was_not_run_is_not_judged():
     judged = verdict(found([1.0], []), DIRECTION)
+    assert judged.less is not None
+    assert judged.more is None
+    assert judged.held is None
+
+
+def test_gaps_are_set_beside_each_other():
+    """Seeds of ours 1, 3 (error 1), of the rival 6, 8 (error 1): ours is 5 better."""
+    known = found([1.0, 3.0], [6.0, 8.0])
+    ahead = gap(OURS, DENSE)
+    judged = verdict(known, Direction(Quantity(OURS), ahead))
+    assert judged.less == (2.0, 1.0, 2)
+    assert judged.more == (5.0, pytest.approx(math.sqrt(2.0)), 2)
+    assert judged.difference == pytest.approx(3.0)
+    # rival − 2 · ours: what stands on both sides is not two numbers with errors of their own
+    assert judged.standard_error == pytest.approx(math.sqrt(1.0 + 4.0))
+    assert judged.held is None
+
+
+def test_what_cancels_has_no_error():
+    judged = verdict(found([1.0, 3.0], [6.0, 8.0]), Direction(gap(OURS, DENSE), gap(OURS, DENSE)))
+    assert (judged.difference, judged.standard_error) == (0.0, 0.0)
+
+
+def test_a_gap_to_what_was_not_run_is_unknown():
+    judged = verdict(found([1.0], []), Direction(Quantity(OURS), gap(OURS, DENSE)))
     assert judged.less is not None
     assert judged.more is None
     assert judged.held is None

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_study import entrant, prepared
+from small_study import entrant, inequalities, prepared
 
 from moeut.data.tokens import open_prepared
 from moeut.experiments.reproduction.growth import residual_growth, update, updates
@@ -39,6 +39,5 @@ def test_updates_are_means_over_tokens(tmp_path: Path):
 
 def test_the_last_layer_is_set_beside_the_first():
     study = residual_growth(SMALL)
-    assert study.directions[0].less.metric == "update of layer 1"
-    assert study.directions[0].more.metric == "update of layer 8"
+    assert [quantity.metric for quantity in inequalities(study)[0]] == ["update of layer 1", "update of layer 8"]
     assert list(study.charts[0].points(study.entrants[0])) == list(range(1, 9))

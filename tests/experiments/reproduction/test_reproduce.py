@@ -1,5 +1,6 @@
 """Does a study go from its runs to its report?"""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def test_from_runs_to_a_report(tmp_path: Path):
         for run in runs:
             train(run.config(out), run.folder(out), quiet=True)
     findings, outcome = reproduce(undertaking, task_folder=None, command="moeut reproduce")
-    assert outcome == ({}, {})
+    assert outcome == ({}, {}, {})
     assert findings.left == {}
     for entrant in study.entrants:
         tried = [run for run in runs if run.entrant == entrant and run.seed == 0]
@@ -34,7 +35,27 @@ def test_from_runs_to_a_report(tmp_path: Path):
         assert list(findings.judged[entrant.name]) == [best, replace(best, seed=1)]
         losses = [findings.numbers[run.name]["cross_entropy"] for run in findings.judged[entrant.name]]
         assert findings.estimates[entrant.name]["cross_entropy"].mean == pytest.approx(sum(losses) / 2)
+    assert undertaking.report_folder == out / "small"
     assert (out / "small" / "report.md").is_file()
+    other = replace(undertaking, scale=replace(TINY, text="texts/verse.txt"))
+    assert other.report_folder == out / "small-verse"
+
+
+def test_a_learning_rate_that_is_too_large_is_no_one_s_best(tmp_path: Path):
+    """It is tried once, told, and the further seeds go to the other rate."""
+    study, out = small_study(prepared(tmp_path), num_steps=20), tmp_path / "out"
+    study = replace(study, entrants=study.entrants[:1], directions=[])
+    effort = Effort(seeds=2, learning_rates=(1e30, 0.001))
+    undertaking = Undertaking(study, TINY, effort, Manner(out=out, device="cpu", quiet=True))
+    findings, outcome = reproduce(undertaking, task_folder=None, command="moeut reproduce")
+    [(name, why)] = outcome.given_up.items()
+    assert name == "moeut-small-lr1e+30-seed0"
+    assert re.match(r"step \d+: not finite is the ", why)
+    assert (outcome.failed, outcome.taken, findings.left) == ({}, {}, {name: why})
+    assert [run.learning_rate for run in findings.judged["moeut-small"]] == [0.001, 0.001]
+    files = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*")}
+    assert reproduce(undertaking, task_folder=None, command="")[1] == outcome
+    assert {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*")} == files
 
 
 def test_what_was_not_asked_for_is_named_as_not_run(tmp_path: Path):
@@ -43,9 +64,9 @@ def test_what_was_not_asked_for_is_named_as_not_run(tmp_path: Path):
     [run] = undertaking.runs()
     train(run.config(out), run.folder(out), quiet=True)
     findings, outcome = reproduce(undertaking, task_folder=None, command="moeut reproduce")
-    assert outcome == ({}, {})
+    assert outcome == ({}, {}, {})
     assert findings.left == {"dense-small-lr0.001-seed0": "not run yet"}
-    assert "- `dense-small-lr0.001-seed0`: not run yet" in (out / "small" / "report.md").read_text()
+    assert "- `dense-small-lr0.001-seed0`: not run yet" in (undertaking.report_folder / "report.md").read_text()
     other = replace(
         undertaking,
         study=replace(

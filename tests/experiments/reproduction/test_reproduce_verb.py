@@ -125,6 +125,6 @@ def test_a_stopped_study_goes_on(tmp_path: Path, number: signal.Signals):
     assert list(run.glob("checkpoints/step-*"))
     again = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "going on after step" in again.stderr
-    assert "norms/report.md: 1 of 3 runs are finished" in again.stdout
-    report = (tmp_path / "out" / "norms" / "report.md").read_text()
+    assert "norms-text/report.md: 1 of 3 runs are finished" in again.stdout
+    report = (tmp_path / "out" / "norms-text" / "report.md").read_text()
     assert "- `moeut-pre-200k-text-lr0.004-seed0`: not run yet" in report

@@ -1,5 +1,6 @@
 """Are the runs of a study those that were asked for, as many for everybody, in the right order?"""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +41,9 @@ def test_further_seeds_wait_for_the_best_learning_rate():
     assert best(DENSE, effort, losses.get) is None
     assert runs_of(OURS, effort, losses.get) == [Run(OURS, 0.2, 0), Run(OURS, 0.2, 1)]
     assert runs_of(DENSE, effort, losses.get) == []
+    diverged = dict.fromkeys(sweep(OURS, effort), math.inf)
+    assert best(OURS, effort, diverged.get) is None
+    assert best(OURS, effort, (diverged | {Run(OURS, 0.1, 0): 9.0}).get) == Run(OURS, 0.1, 0)
     assert list(wanted(STUDY, effort, losses.get))[6:] == [Run(OURS, 0.2, 1)]
 
 

@@ -2,8 +2,11 @@
 
 from dataclasses import replace
 
+from small_study import inequalities
+
 from moeut.experiments.reproduction.scales import PAPER, SMALL
 from moeut.experiments.reproduction.selection import active_experts, balance_scope, expert_size, without_switchhead
+from moeut.experiments.reproduction.study import Direction, gap
 from moeut.experiments.reproduction.systems import experts_of
 
 
@@ -11,10 +14,8 @@ def test_active_experts():
     study = active_experts(PAPER)
     assert [experts_of(entrant.model).num_experts_per_tok for entrant in study.entrants] == [8, 16, 24]
     fewest, usual, most = study.entrants
-    assert [(direction.less.entrant, direction.more.entrant) for direction in study.directions] == [
-        (usual, fewest),
-        (most, usual),
-    ]
+    assert [(less.entrant, more.entrant) for less, more in inequalities(study)] == [(usual, fewest), (most, usual)]
+    assert study.directions[-1] == Direction(gap(most, usual), gap(usual, fewest))
 
 
 def test_expert_size():
@@ -39,6 +40,6 @@ def test_without_switchhead():
     study = without_switchhead(PAPER)
     moeut, gated, dense = study.entrants
     assert [entrant.model.attention.kind for entrant in study.entrants] == ["switchhead", "dense", "dense"]
-    pairs = [(direction.less.entrant, direction.more.entrant) for direction in study.directions]
+    pairs = [(less.entrant, more.entrant) for less, more in inequalities(study)]
     assert pairs == [(moeut, gated), (gated, dense), (gated, moeut)]
-    assert study.directions[-1].less.metric == "seconds_per_step"
+    assert inequalities(study)[-1][0].metric == "seconds_per_step"

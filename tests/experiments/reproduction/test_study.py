@@ -13,7 +13,9 @@ from moeut.experiments.reproduction.study import (
     by_number,
     by_place,
     falling,
+    gap,
     non_embedding,
+    quantities,
     training_macs,
 )
 from moeut.experiments.reproduction.systems import DENSE, MOEUT, SIGMA_MOE
@@ -26,6 +28,14 @@ def test_directions():
     first, second = falling([OURS, RIVAL, OURS], "hours")
     assert first == Direction(Quantity(RIVAL, "hours"), Quantity(OURS, "hours"))
     assert second == Direction(Quantity(OURS, "hours"), Quantity(RIVAL, "hours"))
+
+
+def test_gaps():
+    """Of two losses 1 and 3 the gap is 3 − 1."""
+    ahead = gap(OURS, RIVAL)
+    assert ahead == (Quantity(OURS), Quantity(RIVAL))
+    assert quantities(ahead) == [(Quantity(RIVAL), 1), (Quantity(OURS), -1)]
+    assert quantities(Quantity(OURS)) == [(Quantity(OURS), 1)]
 
 
 def test_charts():

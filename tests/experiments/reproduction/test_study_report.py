@@ -7,7 +7,7 @@ from pathlib import Path
 from small_study import found, prepared
 
 from moeut.data.tokens import read_manifest
-from moeut.experiments.reproduction.study import Direction, Quantity
+from moeut.experiments.reproduction.study import Direction, Quantity, gap
 from moeut.experiments.reproduction.study_report import (
     directions,
     entrant_rows,
@@ -66,6 +66,31 @@ def test_directions_are_told_as_they_came_out():
         assert directions(found(*losses))[1:] == [(said, numbers, held)]
 
 
+def test_gaps_are_told_as_differences():
+    findings = found([1.0], [4.0])
+    ours, dense = findings.study.entrants
+    of_gap = Direction(Quantity(ours), gap(ours, dense))
+    findings = replace(findings, study=replace(findings.study, directions=[of_gap]))
+    assert directions(findings)[1:] == [
+        ("MoEUT small < dense small − MoEUT small in cross entropy", "1, 3", "yes (+2, one seed)")
+    ]
+
+
+def test_pictures_of_runs_are_copied(tmp_path: Path):
+    """Those of the first seed that is finished; what nobody drew is not told."""
+    findings = found([1.0, 2.0], [])
+    seen = replace(findings.study, pictures={"inside/map": "where it is", "inside/none": "nothing"})
+    drawn = tmp_path / "runs" / "moeut-small-lr0.001-seed0" / "inside"
+    drawn.mkdir(parents=True)
+    (drawn / "map.png").write_bytes(b"pixels")
+    write_report(replace(findings, study=seen), tmp_path / "report", [])
+    copy = "moeut-small-lr0.001-seed0-map"
+    assert (tmp_path / "report" / f"{copy}.png").read_bytes() == b"pixels"
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert f"![MoEUT small, where it is]({copy}.png)" in text
+    assert "nothing" not in text
+
+
 def test_every_run_and_number_is_written(tmp_path: Path):
     findings = found([1.0, 3.0], [5.0])
     assert [row[:3] for row in runs(findings)[1:]] == [
@@ -104,7 +129,7 @@ def test_the_report_is_whole(tmp_path: Path):
     for words in (
         "Which is better?",
         "Nothing.",
-        "![by-size](by-size.png)",
+        "![held-out nats a token by size](by-size.png)",
         "- `dense-small-lr0.001-seed0`: not run yet",
     ):
         assert words in text
@@ -114,5 +139,5 @@ def test_the_report_is_whole(tmp_path: Path):
     inside = Direction(Quantity(findings.study.entrants[0], "update of layer 1"), Quantity(findings.study.entrants[0]))
     within = replace(findings, study=replace(findings.study, directions=[inside]))
     assert directions(within)[1][0] == "MoEUT small: update of layer 1 < cross entropy"
-    finished = report(replace(findings, left={}), [], [])
+    finished = report(replace(findings, left={}), {}, [])
     assert "## What is not finished" not in finished

@@ -1,5 +1,7 @@
 """Do the studies of other Universal Transformers have them, and time them apart?"""
 
+from small_study import inequalities
+
 from moeut.experiments.reproduction.scales import PAPER, TINY
 from moeut.experiments.reproduction.universal import sparse_universal, time_and_memory
 
@@ -20,7 +22,7 @@ def test_time_and_memory_come_from_a_few_steps():
         assert entrant.training.num_steps == 20
         assert entrant.training.batch_tokens == 64 * 1024
         assert entrant.name.startswith("timed-")
-    faster = [(direction.less.entrant.system, direction.more.entrant.system) for direction in study.directions]
+    faster = [(less.entrant.system, more.entrant.system) for less, more in inequalities(study)]
     assert faster[0] == ("dense", "MoEUT")
     assert {less for less, _ in faster[1:]} == {"MoEUT"}
     assert {entrant.name for entrant in study.entrants}.isdisjoint(
