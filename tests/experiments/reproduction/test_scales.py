@@ -1,14 +1,20 @@
 """Do scales have the paper's models and training where the paper has them, and small ones that are like them?"""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from moeut.data.prepare import prepare
+from moeut.experiments.reproduction.corpora import STANDARD_LIBRARY, data_folder, recipe_of
 from moeut.experiments.reproduction.runs import Run
 from moeut.experiments.reproduction.scales import PAPER, SMALL, TINY, scale
 from moeut.experiments.reproduction.systems import DENSE, MOEUT
+from moeut.experiments.run import train
 from moeut.model.cost import cost
 from moeut.presets import PRESETS, run_preset
+from moeut.training.report import read_metrics
 
 
 @pytest.mark.parametrize("one", [TINY, SMALL, PAPER], ids=lambda one: one.name)
@@ -48,3 +54,18 @@ def test_small_models_see_five_million_tokens():
 def test_there_are_three():
     with pytest.raises(ValueError, match="'large' is none of tiny, small, paper"):
         scale("large")
+
+
+@pytest.mark.slow
+def test_the_papers_44m_model_learns_from_real_blocks(tmp_path: Path):
+    """Its own model and training, three steps of one block of 1,024 tokens of real text."""
+    recipe = recipe_of(STANDARD_LIBRARY, vocab_size=8000, held_out_share=0.1, library_tokens=30_000)
+    prepare(data_folder(STANDARD_LIBRARY, tmp_path), recipe)
+    entrant = PAPER.entrant(MOEUT, "44m", STANDARD_LIBRARY)
+    training = replace(entrant.training, num_steps=3, batch_tokens=1024, report_every_steps=1)
+    run = Run(replace(entrant, training=training), 2.5e-4, 0)
+    train(run.config(tmp_path), tmp_path / "run", quiet=True)
+    first, second, third, held_out = (line["cross_entropy"] for line in read_metrics(tmp_path / "run"))
+    assert first == pytest.approx(math.log(8000), abs=0.4)
+    assert third < second < first
+    assert held_out < first
