@@ -1,15 +1,24 @@
-"""How does a study look? A figure of its entrants' numbers, a curve for each system, with error bars over seeds."""
+"""How does a study look? Numbers of its entrants, a curve for each system with error bars over seeds; how they learnt."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moeut.experiments.reproduction.findings import Findings
 from moeut.experiments.reproduction.study import Chart, Quantity
 from moeut.files import replacing
+from moeut.training.report import read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 FORMATS = ("png", "svg")
 MARKERS = "osD^vPX"
+LEARNING = "learning-curves"
+BEGINNING = 0.02
+"""Of a training; its loss is not drawn, because next to it nothing else can be told apart."""
 Point = tuple[float | str, float, float]
 """x, y, and the standard error of y, 0 where nothing is known of it."""
 
@@ -28,25 +37,56 @@ def curves(chart: Chart, findings: Findings) -> dict[str, list[Point]]:
     }
 
 
+def learning_curves(findings: Findings, out: Path) -> dict[str, list[tuple[float, float]]]:
+    """Tokens and cross entropy in training of each entrant's first finished run; `out` has the runs."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for entrant in findings.study.entrants:
+        run = findings.first_run(entrant)
+        if run is None:
+            continue
+        lines = [line for line in read_metrics(run.folder(out)) if line["split"] == "train"]
+        found[f"{entrant.system} {entrant.place}"] = [
+            (line["tokens"], line["cross_entropy"])
+            for line in lines
+            if line["tokens"] > BEGINNING * lines[-1]["tokens"] and line["cross_entropy"] is not None
+        ]
+    return found
+
+
 def draw(chart: Chart, by_system: Mapping[str, Sequence[Point]], folder: Path) -> None:
     """Write the figure as PNG and SVG. Needs matplotlib."""
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
+
+    with _figure(folder / chart.name, chart.x, chart.y) as axes:
+        for number, (system, points) in enumerate(by_system.items()):
+            x, y, errors = zip(*points, strict=True)
+            axes.errorbar(x, y, yerr=errors, label=system, marker=MARKERS[number % len(MARKERS)], capsize=3)
+        if chart.logarithmic:
+            axes.set_xscale("log")
+        elif not any(isinstance(x, str) for points in by_system.values() for x, _, _ in points):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def draw_learning(by_entrant: Mapping[str, Sequence[tuple[float, float]]], folder: Path) -> None:
+    """The same for learning curves."""
+    with _figure(folder / LEARNING, "tokens learnt from", "nats a token, in training") as axes:
+        for name, points in by_entrant.items():
+            axes.plot(*zip(*points, strict=True), label=name, linewidth=1)
+        axes.set_xscale("log")
+
+
+@contextmanager
+def _figure(path: Path, x: str, y: str) -> "Iterator[Axes]":
+    from matplotlib.figure import Figure
 
     # A figure of its own instead of pyplot, which keeps every figure and chooses a window system.
     figure = Figure(figsize=(5.5, 3.8), layout="constrained")
     axes = figure.subplots()
-    for number, (system, points) in enumerate(by_system.items()):
-        x, y, errors = zip(*points, strict=True)
-        axes.errorbar(x, y, yerr=errors, label=system, marker=MARKERS[number % len(MARKERS)], capsize=3)
-    if chart.logarithmic:
-        axes.set_xscale("log")
-    elif not any(isinstance(x, str) for points in by_system.values() for x, _, _ in points):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel(chart.x)
-    axes.set_ylabel(chart.y)
+    yield axes
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
     axes.grid(alpha=0.3)
     axes.legend()
     for form in FORMATS:
-        with replacing(folder / f"{chart.name}.{form}") as file:
+        with replacing(path.with_name(f"{path.name}.{form}")) as file:
             figure.savefig(file, format=form, dpi=150)

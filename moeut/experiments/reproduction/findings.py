@@ -10,7 +10,7 @@ from typing import NamedTuple
 from moeut.data.tokens import Manifest
 from moeut.experiments.reproduction.results import Estimate, Numbers, estimates
 from moeut.experiments.reproduction.runs import Run
-from moeut.experiments.reproduction.study import Direction, Quantity, Study, quantities
+from moeut.experiments.reproduction.study import Direction, Entrant, Quantity, Study, quantities
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,10 @@ class Findings:
             for name, runs in self.judged.items()
         }
         return {name: estimates(seeds) for name, seeds in finished.items() if seeds}
+
+    def first_run(self, entrant: Entrant) -> Run | None:
+        """The finished run of an entrant's first seed that has one."""
+        return next((run for run in self.judged[entrant.name] if run.name in self.numbers), None)
 
     def estimate(self, quantity: Quantity) -> Estimate | None:
         """A number over seeds; None where it is not known."""

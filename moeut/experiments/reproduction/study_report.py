@@ -22,7 +22,7 @@ import torch
 import moeut
 from moeut.evaluation.tables import table
 from moeut.experiments.dry_run import duration
-from moeut.experiments.reproduction.charts import FORMATS, curves, draw
+from moeut.experiments.reproduction.charts import FORMATS, LEARNING, curves, draw, draw_learning, learning_curves
 from moeut.experiments.reproduction.findings import Findings, Verdict, verdict
 from moeut.experiments.reproduction.results import Estimate
 from moeut.experiments.reproduction.study import LOSS, MEMORY, Direction, Gap, Quantity, Study, quantities
@@ -45,6 +45,10 @@ def write_report(findings: Findings, folder: Path, commands: Sequence[str]) -> N
             if by_system:
                 draw(chart, by_system, folder)
                 figures[chart.name] = f"{chart.y} by {chart.x}"
+        learnt = learning_curves(findings, folder.parent) if findings.study.charts else {}
+        if learnt:
+            draw_learning(learnt, folder)
+            figures[LEARNING] = "how everybody learnt"
     figures |= pictures(findings, folder)
     write_csv(folder / "runs.csv", run_rows(findings))
     write_csv(folder / "entrants.csv", entrant_rows(findings))
@@ -59,16 +63,17 @@ def pictures(findings: Findings, folder: Path) -> dict[str, str]:
     """
     copied: dict[str, str] = {}
     for entrant in findings.study.entrants:
-        finished = [run for run in findings.judged[entrant.name] if run.name in findings.numbers]
-        for run in finished[:1]:
-            for path, title in findings.study.pictures.items():
-                name = f"{run.name}-{Path(path).name}"
-                for form in FORMATS:
-                    picture = run.folder(folder.parent) / f"{path}.{form}"
-                    if picture.is_file():
-                        with replacing(folder / f"{name}.{form}") as file:
-                            file.write_bytes(picture.read_bytes())
-                        copied[name] = f"{entrant.system} {entrant.place}, {title}"
+        run = findings.first_run(entrant)
+        if run is None:
+            continue
+        for path, title in findings.study.pictures.items():
+            name = f"{run.name}-{Path(path).name}"
+            for form in FORMATS:
+                picture = run.folder(folder.parent) / f"{path}.{form}"
+                if picture.is_file():
+                    with replacing(folder / f"{name}.{form}") as file:
+                        file.write_bytes(picture.read_bytes())
+                    copied[name] = f"{entrant.system} {entrant.place}, {title}"
     return copied
 
 

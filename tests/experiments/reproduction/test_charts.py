@@ -4,9 +4,9 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
 
-from small_study import found, small_study
+from small_study import found, small_study, write_metrics
 
-from moeut.experiments.reproduction.charts import curves, draw
+from moeut.experiments.reproduction.charts import curves, draw, draw_learning, learning_curves
 from moeut.experiments.reproduction.study import Chart, by_place
 
 OURS, DENSE = small_study(Path("nowhere")).entrants
@@ -29,6 +29,19 @@ def test_places_stay_in_the_order_of_the_entrants():
     ]
     findings = replace(findings, study=replace(study, entrants=entrants))
     assert curves(by_place("name", "size"), findings) == {"both": [("z", 1.0, 0.0), ("y", 2.0, 0.0)]}
+
+
+def test_learning_curves_are_those_of_the_first_seed_after_the_beginning(tmp_path: Path):
+    """The first 2 of 100 steps are left out, as is what nobody has trained."""
+    findings = found([1.0, 3.0], [])
+    write_metrics(findings, tmp_path)
+    (tmp_path / "runs" / "moeut-small-lr0.001-seed1" / "metrics.jsonl").unlink()
+    learnt = learning_curves(findings, tmp_path)
+    assert learnt == {"MoEUT small": [(32 * step, 100.0 - step) for step in range(3, 101)]}
+    draw_learning(learnt, tmp_path)
+    svg = (tmp_path / "learning-curves.svg").read_text()
+    for words in ("tokens learnt from", "MoEUT small"):
+        assert f"<!-- {words} -->" in svg
 
 
 def test_figures_are_pictures_with_their_words(tmp_path: Path):

@@ -4,7 +4,7 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 
-from small_study import found, prepared
+from small_study import found, prepared, write_metrics
 
 from moeut.data.tokens import read_manifest
 from moeut.experiments.reproduction.study import Direction, Quantity, gap
@@ -83,6 +83,7 @@ def test_pictures_of_runs_are_copied(tmp_path: Path):
     drawn = tmp_path / "runs" / "moeut-small-lr0.001-seed0" / "inside"
     drawn.mkdir(parents=True)
     (drawn / "map.png").write_bytes(b"pixels")
+    write_metrics(findings, tmp_path)
     write_report(replace(findings, study=seen), tmp_path / "report", [])
     copy = "moeut-small-lr0.001-seed0-map"
     assert (tmp_path / "report" / f"{copy}.png").read_bytes() == b"pixels"
@@ -117,9 +118,13 @@ def test_every_run_and_number_is_written(tmp_path: Path):
 def test_the_report_is_whole(tmp_path: Path):
     manifest = read_manifest(prepared(tmp_path))
     findings = replace(found([1.0], []), left={"dense-small-lr0.001-seed0": "not run yet"}, texts={"words": manifest})
+    write_metrics(findings, tmp_path)
     write_report(findings, tmp_path / "report", ["moeut reproduce small"])
     names = {path.name for path in (tmp_path / "report").iterdir()}
-    assert names == {"report.md", "by-size.png", "by-size.svg", "runs.csv", "entrants.csv"}
+    assert names == {
+        "report.md", "by-size.png", "by-size.svg", "learning-curves.png", "learning-curves.svg", "runs.csv",
+        "entrants.csv",
+    }  # fmt: skip
     text = (tmp_path / "report" / "report.md").read_text()
     headings = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
     assert headings == [
@@ -130,6 +135,7 @@ def test_the_report_is_whole(tmp_path: Path):
         "Which is better?",
         "Nothing.",
         "![held-out nats a token by size](by-size.png)",
+        "![how everybody learnt](learning-curves.png)",
         "- `dense-small-lr0.001-seed0`: not run yet",
     ):
         assert words in text
