@@ -1,4 +1,4 @@
-"""How does a study look? Numbers of its entrants, a curve for each system with error bars over seeds; how they learnt."""
+"""How does a study look? A curve for each system with error bars over seeds, and how everybody learnt."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
