@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import Cache
 
 from moeut.experts import ExpertBackend
-from moeut.generation.growing_cache import growing_cache
+from moeut.generation.growing_cache import GrowingCache
 from moeut.model.language_model import LanguageModel
 from moeut.model.sigma_moe import SigmaMoE
 from moeut.model.switchhead import SwitchHeadAttention
@@ -37,7 +37,7 @@ def tokens(model: LanguageModel, batch_size: int, length: int) -> Tensor:
 def filled_cache(model: LanguageModel, batch_size: int, context: int) -> Cache:
     """A cache that holds keys and values of `context` tokens: random ones, which take as long as any."""
     attention, num_slots = model.config.attention, model.config.num_hidden_layers
-    cache = growing_cache(num_slots)
+    cache = GrowingCache(num_slots)
     for slot in range(num_slots):
         shape = (batch_size, attention.num_attention_heads, context, attention.head_dim)
         cache.update(torch.randn(shape), torch.randn(shape), slot)
@@ -62,7 +62,7 @@ def prefill(model: LanguageModel, batch_size: int, context: int) -> Callable[[],
 
     def run() -> object:
         with torch.no_grad():
-            return model(inputs, cache=growing_cache(model.config.num_hidden_layers), logits_to_keep=1)
+            return model(inputs, cache=GrowingCache(model.config.num_hidden_layers), logits_to_keep=1)
 
     return run
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 
 from moeut.generation import growing_cache as cache_module
-from moeut.generation.growing_cache import GrowingTensor, growing_cache
+from moeut.generation.growing_cache import GrowingTensor, GrowingCache
 
 BATCH, HEADS, SIZE = 3, 2, 4
 
@@ -23,7 +23,7 @@ def states(length: int, batch: int = BATCH) -> tuple[torch.Tensor, torch.Tensor]
 def test_the_same_as_a_dynamic_cache(steps: list[tuple[str, int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache_module, "SMALLEST", 4)
-        ours, theirs = growing_cache(2), DynamicCache()
+        ours, theirs = GrowingCache(2), DynamicCache()
         batch = BATCH
         for kind, number in [("append", 2), *steps]:
             if kind == "append":

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import DynamicCache
 
-from moeut.generation.growing_cache import growing_cache
+from moeut.generation.growing_cache import GrowingCache
 from moeut.model.attention import DenseAttentionConfig
 from moeut.model.cache import Cache
 from moeut.model.language_model import LanguageModel, ModelConfig
@@ -78,7 +78,7 @@ def test_steps_are_what_the_layers_compute(
     with torch.no_grad():
         expected = model(tokens).logits
     assert steps == []
-    for cache in (growing_cache(4), DynamicCache()):
+    for cache in (GrowingCache(4), DynamicCache()):
         assert_close(decode(model, tokens, cache, 4), expected, rtol=1e-10, atol=1e-12)
     assert len(steps) == 2 * 5 * 4
 
@@ -88,7 +88,7 @@ def test_the_first_token_and_places_of_ones_own(steps: list[int]) -> None:
     tokens, places = torch.randint(50, (3, 1)), torch.tensor([[5], [0], [1000]])
     with torch.no_grad():
         alone = model(tokens, position_ids=places).logits
-        cached = model(tokens, position_ids=places, cache=growing_cache(4)).logits
+        cached = model(tokens, position_ids=places, cache=GrowingCache(4)).logits
         hidden = model(tokens, return_hidden_states=True).hidden_states
     assert len(steps) == 12
     with_gradients = model(tokens, position_ids=places)
@@ -98,7 +98,7 @@ def test_the_first_token_and_places_of_ones_own(steps: list[int]) -> None:
     assert hidden is not None
     assert len(hidden) == 5
     with torch.no_grad():  # rotated by places that differ, to keys that do not
-        cache, later = growing_cache(4), torch.tensor([[9], [1], [1001]])
+        cache, later = GrowingCache(4), torch.tensor([[9], [1], [1001]])
         model(tokens, position_ids=places, cache=cache)
         stepped = model(tokens, position_ids=later, cache=cache).logits
         both = model(tokens.expand(3, 2), position_ids=torch.cat([places, later], dim=1)).logits
@@ -108,12 +108,12 @@ def test_the_first_token_and_places_of_ones_own(steps: list[int]) -> None:
 def test_two_threads_and_single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build(replace(CONFIG, hidden_size=40))
     tokens = torch.randint(50, (2, 6))
-    expected = decode(model, tokens, growing_cache(4), 3)
+    expected = decode(model, tokens, GrowingCache(4), 3)
     monkeypatch.setattr("moeut.model.native_step.shares_of", lambda macs: 3)
-    shared = decode(model, tokens, growing_cache(4), 3)
+    shared = decode(model, tokens, GrowingCache(4), 3)
     assert_close(shared, expected)
-    assert torch.equal(decode(model, tokens, growing_cache(4), 3), shared)
-    assert_close(decode(model.float(), tokens, growing_cache(4), 3).double(), expected, rtol=1e-3, atol=1e-3)
+    assert torch.equal(decode(model, tokens, GrowingCache(4), 3), shared)
+    assert_close(decode(model.float(), tokens, GrowingCache(4), 3).double(), expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("where", ["router.weight", "up_experts"])
