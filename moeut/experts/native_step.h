@@ -17,40 +17,6 @@ void normalise(const T* x, const T* weight, const T* bias, T eps, int64_t d, T* 
   for (int64_t i = 0; i < d; ++i) out[i] = (x[i] - mean) * scale * weight[i] + bias[i];
 }
 
-// out [n] = rows v; rows [n, d], `stride` apart: four at a time, because one sum would wait for itself.
-template <class T>
-void dots(int64_t n, const T* rows, int64_t stride, const T* v, int64_t d, T* out) {
-  int64_t i = 0;
-  for (; i + 4 <= n; i += 4) {
-    const T *r0 = rows + i * stride, *r1 = r0 + stride, *r2 = r1 + stride, *r3 = r2 + stride;
-    T s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-#pragma omp simd reduction(+ : s0, s1, s2, s3)
-    for (int64_t j = 0; j < d; ++j) {
-      s0 += r0[j] * v[j];
-      s1 += r1[j] * v[j];
-      s2 += r2[j] * v[j];
-      s3 += r3[j] * v[j];
-    }
-    out[i] = s0, out[i + 1] = s1, out[i + 2] = s2, out[i + 3] = s3;
-  }
-  for (; i < n; ++i) out[i] = dot(rows + i * stride, v, d);
-}
-
-// out [d] = weightsᵀ rows; rows [n, d], `stride` apart: four at a time, because each would wait for the sums before it.
-template <class T>
-void weighted_sum(int64_t n, const T* weights, const T* rows, int64_t stride, int64_t d, T* out) {
-  std::fill(out, out + d, T(0));
-  int64_t i = 0;
-  for (; i + 4 <= n; i += 4) {
-    const T *r0 = rows + i * stride, *r1 = r0 + stride, *r2 = r1 + stride, *r3 = r2 + stride, *w = weights + i;
-#pragma omp simd
-    for (int64_t j = 0; j < d; ++j) out[j] += w[0] * r0[j] + w[1] * r1[j] + w[2] * r2[j] + w[3] * r3[j];
-  }
-  for (; i < n; ++i)
-#pragma omp simd
-    for (int64_t j = 0; j < d; ++j) out[j] += weights[i] * rows[i * stride + j];
-}
-
 // A linear map: weight [rows, d], bias [rows] or null, out [B, rows].
 template <class T>
 struct Map {
@@ -68,13 +34,10 @@ void apply(std::initializer_list<Map<T>> maps, const T* x, const T* weight, cons
   for (int64_t b = 0; b < B; ++b) normalise(x + b * d, weight, bias, eps, d, normalised.get() + b * d);
   for (const Map<T>& map : maps) {
 #pragma omp for schedule(static) nowait
-    for (int64_t row = 0; row < map.rows; row += 4)
-      for (int64_t b = 0; b < B; ++b) {
-        const int64_t n = std::min<int64_t>(4, map.rows - row);
-        T* out = map.out + b * map.rows + row;
-        dots(n, map.weight + row * d, d, normalised.get() + b * d, d, out);
-        for (int64_t i = 0; map.bias && i < n; ++i) out[i] += map.bias[row + i];
-      }
+    for (int64_t row = 0; row < map.rows; ++row)
+      for (int64_t b = 0; b < B; ++b)
+        map.out[b * map.rows + row] =
+            dot(map.weight + row * d, normalised.get() + b * d, d) + (map.bias ? map.bias[row] : T(0));
   }
 #pragma omp barrier
 }
@@ -175,7 +138,8 @@ void begin_layer(const LayerWeights<T>& weights, const Sizes& n, const T* cos, c
   const SortedRoutes sorted = choice.sorted(H * A);
   linear<T>(x, weights.v_experts, sorted.routes(), choice.gates.data(), d, P, H * K, K, shares,
             {work.value.get(), work.more.get(), B * H * P});
-#pragma omp for schedule(static)
+  // The thread that has a head here has it in `attend`, too, and need not wait for the others.
+#pragma omp for schedule(static) nowait
   for (int64_t head = 0; head < B * H; ++head) {
     const int64_t b = head / H, h = head % H;
     T *query = work.query.get() + head * P, *key = work.key.get() + head * P, *value = work.value.get() + head * P;
@@ -193,12 +157,20 @@ void attend(const T* query, Slot<T> slot, const Sizes& n, T* context) {
 #pragma omp for schedule(static)
   for (int64_t head = 0; head < n.B * n.H; ++head) {
     const int64_t b = head / n.H, h = head % n.H;
-    dots(slot.N, slot.keys.at(b, h, 0), slot.keys.of_n, query + head * n.P, n.P, weights.get());
     T largest = -std::numeric_limits<T>::infinity(), sum = 0;
-    for (int64_t i = 0; i < slot.N; ++i) largest = std::max(largest, weights[i]);
-    for (int64_t i = 0; i < slot.N; ++i) sum += weights[i] = std::exp(scale * (weights[i] - largest));
+    for (int64_t i = 0; i < slot.N; ++i) {
+      weights[i] = scale * dot(query + head * n.P, slot.keys.at(b, h, i), n.P);
+      largest = std::max(largest, weights[i]);
+    }
     T* out = context + head * n.P;
-    weighted_sum(slot.N, weights.get(), slot.values.at(b, h, 0), slot.values.of_n, n.P, out);
+    std::fill(out, out + n.P, T(0));
+    for (int64_t i = 0; i < slot.N; ++i) {
+      const T weight = std::exp(weights[i] - largest);
+      const T* value = slot.values.at(b, h, i);
+      sum += weight;
+#pragma omp simd
+      for (int64_t p = 0; p < n.P; ++p) out[p] += weight * value[p];
+    }
     for (int64_t p = 0; p < n.P; ++p) out[p] /= sum;
   }
 }
@@ -223,17 +195,26 @@ void end_layer(const LayerWeights<T>& weights, const Sizes& n, const T* x, Slot<
 }
 
 // Through the layers schedule[0], schedule[1], … [L]; streams [L + 1, B, d], of which the first is given. Where `extend` is
-// not null, the caller's `extend(depth)` has slots[depth] hold all keys and values, when the last ones are written.
+// not null, the caller's `extend(depth)` makes slots[depth] all keys and values, once it is told the last ones.
 template <class T>
 void step(const LayerWeights<T>* layers, const int64_t* schedule, Slot<T>* slots, const Sizes& n, const T* cos,
           const T* sin, T* streams, void (*extend)(int64_t), int64_t L, int64_t shares) {
   const Workspace<T> work(n, shares);
-  T* x = streams;
-  for (int64_t depth = 0; depth < L; ++depth, x += n.B * n.d) {
-    const LayerWeights<T>& weights = layers[schedule[depth]];
-    on_threads(shares, [&] { begin_layer(weights, n, cos, sin, x, slots[depth], work, shares); });
-    if (extend) extend(depth);
-    on_threads(shares, [&] { end_layer(weights, n, x, slots[depth], x + n.B * n.d, work, shares); });
+  const auto begin = [&](int64_t depth) {
+    begin_layer(layers[schedule[depth]], n, cos, sin, streams + depth * n.B * n.d, slots[depth], work, shares);
+  };
+  const auto end = [&](int64_t depth) {
+    T* x = streams + depth * n.B * n.d;
+    end_layer(layers[schedule[depth]], n, x, slots[depth], x + n.B * n.d, work, shares);
+  };
+  if (!extend)
+    return on_threads(shares, [&] {
+      for (int64_t depth = 0; depth < L; ++depth) begin(depth), end(depth);
+    });
+  for (int64_t depth = 0; depth < L; ++depth) {
+    on_threads(shares, [&] { begin(depth); });
+    extend(depth);
+    on_threads(shares, [&] { end(depth); });
   }
 }
 

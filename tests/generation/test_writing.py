@@ -8,7 +8,7 @@ from tiny_folder import CONFIG
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Cache, StaticCache
 
-from moeut.generation.growing_cache import GrowingLayer, GrowingCache
+from moeut.generation.growing_cache import GrowingCache, GrowingLayer
 from moeut.generation.writing import Writer
 from moeut.hf.modeling import CACHE_NAME, MoEUTForCausalLM
 from moeut.model.language_model import LanguageModel
