@@ -24,7 +24,7 @@ from moeut.model.switchhead import SwitchHeadAttention
 
 
 def streams_of(
-    layers: Sequence[nn.Module], schedule: Sequence[int], backend: ExpertBackend, x: Tensor, around: Surroundings,
+    layers: nn.ModuleList, schedule: Sequence[int], backend: ExpertBackend, x: Tensor, around: Surroundings,
     cache: Cache | None,
 ) -> Tensor | None:  # fmt: skip
     """The streams [L + 1, B, 1, d] before and after each executed layer; keys and values go into the cache.
@@ -34,13 +34,14 @@ def streams_of(
     layers of the paper's parts, with sigmoid gates and without biases, that nobody has put hooks or other parts into
     (adapters, offloading).
     """
-    papers = [layer for layer in layers if type(layer) is Layer and _is_the_papers(layer)]
-    if around.mask is not None or len(papers) < len(layers) or not _fits(x, backend):
+    if around.mask is not None or not _fits(x, backend):
         return None
-    weights = [_weights(layer) for layer in papers]
-    if not all(_plain(tensor, x) for of_layer in weights for tensor in of_layer):
+    weights = [_weights(layer) for layer in layers]
+    if not all(weights) or not all(_plain(tensor, x) for of_layer in weights for tensor in of_layer):
         return None
-    return _step(papers[0], weights, schedule, x, around, cache)
+    first = layers[0]
+    assert isinstance(first, Layer)
+    return _step(first, [tensor for of_layer in weights for tensor in of_layer], schedule, x, around, cache)
 
 
 def logits_of(norm: nn.Module, head: nn.Module, backend: ExpertBackend, x: Tensor) -> Tensor | None:
@@ -72,24 +73,28 @@ def _fits(x: Tensor, backend: ExpertBackend) -> bool:
     )
 
 
-def _is_the_papers(layer: Layer) -> bool:
-    """Whether it computes what the C++ does, as far as the classes of its parts say."""
-    attention, moe = layer.attention, layer.feed_forward
-    if type(attention) is not SwitchHeadAttention or type(moe) is not SigmaMoE or moe.up is not None:
-        return False
-    norms, maps = (layer.attention_norm, layer.feed_forward_norm), (attention.q_proj, attention.k_proj)
-    routers = (attention.v_router, attention.o_router, moe.router)
-    return (
-        layer.placement == norm_placement("peri")
-        and moe.bias is None
-        and type(layer.dropout) is nn.Dropout
-        and all(type(norm) is nn.LayerNorm for norm in norms)
-        and all(type(linear) is Linear for linear in maps)
-        and all(
-            type(router) is Router and router.config.gate == "sigmoid" and router.bias is None for router in routers
-        )
-        and not _watched(layer, attention, moe, layer.dropout, *norms, *maps, *routers)
-    )
+def _weights(layer: nn.Module) -> list[Tensor]:
+    """In the order of `LayerWeights` in native_step.h; none where the layer or a part of it is another than there."""
+    if type(layer) is not Layer or layer.placement != norm_placement("peri"):
+        return []
+    attention, moe, dropout = layer.attention, layer.feed_forward, layer.dropout
+    before, after = layer.attention_norm, layer.feed_forward_norm
+    if type(attention) is not SwitchHeadAttention or type(moe) is not SigmaMoE:
+        return []
+    query, key, v_router, o_router, router = (
+        attention.q_proj, attention.k_proj, attention.v_router, attention.o_router, moe.router
+    )  # fmt: skip
+    classes = (nn.LayerNorm, nn.LayerNorm, Linear, Linear, Router, Router, Router, nn.Dropout)
+    parts = (before, after, query, key, v_router, o_router, router, dropout)
+    known = all(type(part) is kind for part, kind in zip(parts, classes, strict=True))
+    if not known or moe.up is not None or moe.bias is not None or _watched(layer, attention, moe, *parts):
+        return []
+    if any(each.config.gate != "sigmoid" or each.bias is not None for each in (v_router, o_router, router)):
+        return []
+    return [
+        before.weight, before.bias, query.weight, key.weight, v_router.weight, o_router.weight, attention.v_experts,
+        attention.o_experts, after.weight, after.bias, router.weight, moe.up_experts, moe.down_experts,
+    ]  # fmt: skip
 
 
 def _watched(*parts: nn.Module) -> bool:
@@ -109,28 +114,16 @@ def _plain(tensor: Tensor, x: Tensor) -> bool:
     return type(tensor) in (nn.Parameter, Tensor) and tensor.is_cpu and tensor.dtype == x.dtype and tensor.is_contiguous()
 
 
-def _weights(layer: Layer) -> list[Tensor]:
-    """In the order of `LayerWeights` in native_step.h."""
-    attention, moe = layer.attention, layer.feed_forward
-    assert isinstance(attention, SwitchHeadAttention)
-    assert isinstance(moe, SigmaMoE)
-    return [
-        layer.attention_norm.weight, layer.attention_norm.bias, attention.q_proj.weight, attention.k_proj.weight,
-        attention.v_router.weight, attention.o_router.weight, attention.v_experts, attention.o_experts,
-        layer.feed_forward_norm.weight, layer.feed_forward_norm.bias, moe.router.weight, moe.up_experts,
-        moe.down_experts,
-    ]  # fmt: skip
-
-
+_Extend = ctypes.CFUNCTYPE(None, ctypes.c_int64)
 _Slot = ctypes.c_int64 * 9
 """Addresses and strides of keys and of values, and how many there are: `Slot` of native_step.h."""
 
 
 def _step(
-    layer: Layer, weights: list[list[Tensor]], schedule: Sequence[int], x: Tensor, around: Surroundings,
+    layer: Layer, weights: list[Tensor], schedule: Sequence[int], x: Tensor, around: Surroundings,
     cache: Cache | None,
 ) -> Tensor:  # fmt: skip
-    """The streams; `layer` is as all layers are."""
+    """The streams. layer: one of them, all of one shape; weights: of each, as `_weights` gives them."""
     attention, moe = layer.attention, layer.feed_forward
     assert isinstance(attention, SwitchHeadAttention)
     assert isinstance(moe, SigmaMoE)
@@ -156,9 +149,9 @@ def _step(
         except BaseException as failure:
             failures.append(failure)
 
-    layers = (ctypes.c_void_p * sum(map(len, weights)))(*(tensor.data_ptr() for each in weights for tensor in each))
+    layers = (ctypes.c_void_p * len(weights))(*(tensor.data_ptr() for tensor in weights))
     order = (ctypes.c_int64 * L)(*schedule)
-    callback = None if cache is None or lengthen is not None else ctypes.CFUNCTYPE(None, ctypes.c_int64)(extend)
+    callback = _Extend() if cache is None or lengthen is not None else _Extend(extend)
     macs = B * d * (2 * selected * S + H * (P * (2 + 2 * K) + 2 * A) + E)
     call(
         "step", x.dtype, [cos, sin, streams],

@@ -225,7 +225,7 @@ def test_heads_that_are_no_norm_and_map_with_bias_are_left_alone(calls: list[str
         for config in (replace(CONFIG, norm="post"), replace(CONFIG, final_norm=False)):
             build(config)(token)
         model = build(CONFIG)
-        model.lm_head = Adapter(13, 50).double()
+        model.lm_head = Adapter(13, 50).double()  # pyright: ignore[reportAttributeAccessIssue]
         model(token)
         assert "head" not in calls
         tied = build(replace(CONFIG, tie_word_embeddings=True))
