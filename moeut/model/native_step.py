@@ -2,8 +2,8 @@
 
 For each layer of a MoEUT, PyTorch carries out some eighty operations; with one token each of them takes longer to call
 than to compute. `moeut/experts/native_step.h` computes what the layers and the head do: this file says when, and hands
-it the weights and the cache's memory. Letters: B sequences, d hidden size, H heads, P head size, N keys, V vocabulary, L
-executed layers.
+it the weights and the cache's memory. Letters: B sequences, d hidden size, H heads, P head size, A experts a head, K
+selected, N keys, E experts, S expert size, V vocabulary, L executed layers.
 """
 
 import ctypes
@@ -111,7 +111,9 @@ def _watched(*parts: nn.Module) -> bool:
 
 def _plain(tensor: Tensor, x: Tensor) -> bool:
     """Whether its numbers lie one after the other in memory, and are such as x's."""
-    return type(tensor) in (nn.Parameter, Tensor) and tensor.is_cpu and tensor.dtype == x.dtype and tensor.is_contiguous()
+    return (
+        type(tensor) in (nn.Parameter, Tensor) and tensor.is_cpu and tensor.dtype == x.dtype and tensor.is_contiguous()
+    )
 
 
 _Extend = ctypes.CFUNCTYPE(None, ctypes.c_int64)
