@@ -36,7 +36,7 @@ class CacheSlot(NamedTuple):
 def lengthening(cache: Cache | None) -> Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]] | None:
     """The method `lengthen` of a cache that can be written in place, or None.
 
-    It takes what `update` takes, of which it reads shapes and dtypes, and returns what `update` returns, but for the new
-    keys and values: the caller writes them there.
+    It takes what `update` takes, of which it reads shapes and dtypes, and returns what `update` returns, but for the
+    new keys and values: the caller writes them there.
     """
     return getattr(cache, "lengthen", None)

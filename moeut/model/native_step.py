@@ -17,10 +17,10 @@ from moeut.experts.native import call, shares_of
 from moeut.model.cache import Cache, lengthening
 from moeut.model.initialise import Linear
 from moeut.model.layer import Layer, norm_placement
-from moeut.model.routing import Router
+from moeut.model.routing import Router, RouterConfig
 from moeut.model.sigma_moe import SigmaMoE
 from moeut.model.surroundings import Surroundings
-from moeut.model.switchhead import SwitchHeadAttention
+from moeut.model.switchhead import SwitchHeadAttention, SwitchHeadConfig
 
 
 def streams_of(
@@ -39,7 +39,9 @@ def streams_of(
     weights = [_weights(layer) for layer in layers]
     if not all(weights) or not all(_plain(tensor, x) for of_layer in weights for tensor in of_layer):
         return None
-    first = layers[0]
+    first, *others = layers
+    if any(_configs(layer) != _configs(first) for layer in others):
+        return None
     assert isinstance(first, Layer)
     return _step(first, [tensor for of_layer in weights for tensor in of_layer], schedule, x, around, cache)
 
@@ -97,6 +99,15 @@ def _weights(layer: nn.Module) -> list[Tensor]:
     ]  # fmt: skip
 
 
+def _configs(layer: nn.Module) -> tuple[SwitchHeadConfig, RouterConfig]:
+    """What, besides the weights, a layer may do otherwise than another."""
+    assert isinstance(layer, Layer)
+    attention, moe = layer.attention, layer.feed_forward
+    assert isinstance(attention, SwitchHeadAttention)
+    assert isinstance(moe, SigmaMoE)
+    return attention.config, moe.router.config
+
+
 def _watched(*parts: nn.Module) -> bool:
     """Whether calling one of these modules may do something besides its class's `forward` in evaluation mode."""
     return any(
@@ -125,13 +136,10 @@ def _step(
     layer: Layer, weights: list[Tensor], schedule: Sequence[int], x: Tensor, around: Surroundings,
     cache: Cache | None,
 ) -> Tensor:  # fmt: skip
-    """The streams. layer: one of them, all of one shape; weights: of each, as `_weights` gives them."""
-    attention, moe = layer.attention, layer.feed_forward
-    assert isinstance(attention, SwitchHeadAttention)
-    assert isinstance(moe, SigmaMoE)
-    (B, _, d), L, config, (cos, sin) = x.shape, len(schedule), attention.config, around.phases
+    """The streams. layer: one of the layers, which are alike; weights: of all, as `_weights` gives them."""
+    (B, _, d), L, (cos, sin), (config, router) = x.shape, len(schedule), around.phases, _configs(layer)
     H, P, A, K = config.num_attention_heads, config.head_dim, config.num_experts, config.num_experts_per_tok
-    (E, _, S), selected, half = moe.up_experts.shape, moe.router.config.num_experts_per_tok, cos.shape[-1]
+    E, S, selected, half = router.num_experts, weights[-1].shape[1], router.num_experts_per_tok, cos.shape[-1]
     streams, new = x.new_empty(L + 1, B, 1, d), x.new_empty(B, H, 1, P)
     streams[0] = x
     lengthen = lengthening(cache)
