@@ -267,7 +267,8 @@ void mlp_backward(const T* dy, const T* x, const T* up, const T* down, Routes ro
                  more);
       }
       if (outputs.y)
-        ups.multiply(expert, AsMatrix<W>{a.get(), S}, n, written.find(output, order, n, K, D, static_cast<const W*>(nullptr)));
+        ups.multiply(expert, AsMatrix<W>{a.get(), S}, n,
+                     written.find(output, order, n, K, D, static_cast<const W*>(nullptr)));
     });
   }
   outputs.sum(shares);

@@ -130,10 +130,10 @@ struct Workspace {
 template <class T>
 void begin_layer(const LayerWeights<T>& weights, const Sizes& n, const T* cos, const T* sin, const T* x, Slot<T> slot,
            const Workspace<T>& work, int64_t shares) {
-  const auto [eps, B, d, H, P, A, K, E, S, selected, half, phases_of_b] = n;
+  const int64_t B = n.B, d = n.d, H = n.H, P = n.P, A = n.A, K = n.K;
   apply<T>({{weights.q_proj, H * P, work.query.get()}, {weights.k_proj, H * P, work.key.get()},
             {weights.v_router, H * A, work.v_scores.get()}, {weights.o_router, H * A, work.o_scores.get()}},
-           x, weights.attention_norm_weight, weights.attention_norm_bias, T(eps), B, d);
+           x, weights.attention_norm_weight, weights.attention_norm_bias, T(n.eps), B, d);
   const Choice<T> choice(work.v_scores.get(), B, H, A, K);
   const SortedRoutes sorted = choice.sorted(H * A);
   linear<T>(x, weights.v_experts, sorted.routes(), choice.gates.data(), d, P, H * K, K, shares,
@@ -143,7 +143,7 @@ void begin_layer(const LayerWeights<T>& weights, const Sizes& n, const T* cos, c
   for (int64_t head = 0; head < B * H; ++head) {
     const int64_t b = head / H, h = head % H;
     T *query = work.query.get() + head * P, *key = work.key.get() + head * P, *value = work.value.get() + head * P;
-    for (T* rotated : {query, key}) rotate(rotated, cos + b * phases_of_b, sin + b * phases_of_b, half);
+    for (T* rotated : {query, key}) rotate(rotated, cos + b * n.phases_of_b, sin + b * n.phases_of_b, n.half);
     std::copy(key, key + P, slot.keys.at(b, h, slot.N - 1));
     std::copy(value, value + P, slot.values.at(b, h, slot.N - 1));
   }
@@ -179,18 +179,18 @@ void attend(const T* query, Slot<T> slot, const Sizes& n, T* context) {
 template <class T>
 void end_layer(const LayerWeights<T>& weights, const Sizes& n, const T* x, Slot<T> slot, T* y, const Workspace<T>& work,
          int64_t shares) {
-  const auto [eps, B, d, H, P, A, K, E, S, selected, half, phases_of_b] = n;
+  const int64_t B = n.B, d = n.d, H = n.H, P = n.P, A = n.A, K = n.K;
   T *middle = work.middle.get(), *more = work.more.get();
   const Choice<T> outputs(work.o_scores.get(), B, H, A, K);
   const SortedRoutes by_output = outputs.sorted(H * A);
   attend(work.query.get(), slot, n, work.context.get());
   linear<T>(work.context.get(), weights.o_experts, by_output.routes(), outputs.gates.data(), P, d, K, H * K, shares,
             {middle, more, B * d, x});
-  apply<T>({{weights.router, E, work.scores.get()}}, middle, weights.feed_forward_norm_weight,
-           weights.feed_forward_norm_bias, T(eps), B, d);
-  const Choice<T> experts(work.scores.get(), B, 1, E, selected);
-  const SortedRoutes by_expert = experts.sorted(E);
-  mlp<T>(middle, weights.up_experts, weights.down_experts, by_expert.routes(), experts.gates.data(), d, S, selected,
+  apply<T>({{weights.router, n.E, work.scores.get()}}, middle, weights.feed_forward_norm_weight,
+           weights.feed_forward_norm_bias, T(n.eps), B, d);
+  const Choice<T> experts(work.scores.get(), B, 1, n.E, n.selected);
+  const SortedRoutes by_expert = experts.sorted(n.E);
+  mlp<T>(middle, weights.up_experts, weights.down_experts, by_expert.routes(), experts.gates.data(), d, n.S, n.selected,
          shares, nullptr, {y, more, B * d, middle});
 }
 

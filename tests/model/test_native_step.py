@@ -203,6 +203,10 @@ def test_layers_that_somebody_would_miss_are_left_alone(calls: list[str]) -> Non
         attention.v_experts = nn.Parameter(experts.mT.contiguous().mT)
         model(token)
         attention.v_experts = experts
+        config = router.config  # of one layer of two: they are no longer alike
+        router.config = replace(config, num_experts_per_tok=2)
+        model(token)
+        router.config = config
         assert "step" not in calls
         assert "head" in calls
         calls.clear()
