@@ -2,6 +2,7 @@
 
     OMP_PROC_BIND=true python benchmarks/generation.py               all of it
     OMP_PROC_BIND=true python benchmarks/generation.py step [--batches 1 8 32] [--contexts 64 256 1024]
+    OMP_PROC_BIND=true python benchmarks/generation.py compiled [--batches 1 8 32] [--contexts 64 256 1024]
     OMP_PROC_BIND=true python benchmarks/generation.py prefill [--batches 1 8 32] [--contexts 64 256 1024]
     OMP_PROC_BIND=true python benchmarks/generation.py uncached [--contexts 512]
     OMP_PROC_BIND=true python benchmarks/generation.py around [--contexts 64]
@@ -19,7 +20,7 @@ from typing import Any
 
 import torch
 from measure import decoding
-from measure.machine import CLOCKS, conditions, medians
+from measure.machine import CLOCKS, conditions, medians, seconds
 
 from moeut.experts import ExpertBackend
 from moeut.generation.writing import Writer
@@ -52,12 +53,30 @@ def step_report(arguments: argparse.Namespace, clock: Clock) -> Iterator[str]:
             reads = {f"{name} read": decoding.reading(weights[name].once) for name in subjects}
             taken = medians({**steps, **reads}, arguments.repetitions, clock)
             for name in subjects:
-                seconds, read, (once, again) = taken[name], taken[f"{name} read"], weights[name]
+                each, read, (once, again) = taken[name], taken[f"{name} read"], weights[name]
                 yield (
-                    f"| {name} | {batch} | {context:,} | {1e3 * seconds:.2f} | {1e3 * seconds / batch:.2f} "
+                    f"| {name} | {batch} | {context:,} | {1e3 * each:.2f} | {1e3 * each / batch:.2f} "
                     f"| {once / 1e6:.0f} ({again / 1e6:.0f}) | {once / read / 1e9:.1f} "
-                    f"| {seconds / read:.2f} ({seconds / read * once / again:.2f}) |"
+                    f"| {each / read:.2f} ({each / read * once / again:.2f}) |"
                 )
+
+
+def compiled_report(arguments: argparse.Namespace, clock: Clock) -> Iterator[str]:
+    yield "A step of the model as one graph of torch.compile, made of PyTorch's own operations, with a StaticCache."
+    yield ""
+    yield "| model | batch | context | s to compile | ms a step | step / reading |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    model = decoding.build(arguments.preset, "cpu")
+    for batch in arguments.batches:
+        reading = decoding.reading(decoding.bytes_read(model, batch).once)
+        for context in arguments.contexts:
+            step = decoding.compiled_step(model, batch, context, calls=arguments.repetitions + 2)
+            compilation = seconds(step, clock)
+            taken = medians({"step": step, "reading": reading}, arguments.repetitions, clock)
+            yield (
+                f"| {arguments.preset}, cpu | {batch} | {context:,} | {compilation:.0f} | {1e3 * taken['step']:.2f} "
+                f"| {taken['step'] / taken['reading']:.2f} |"
+            )
 
 
 def prefill_report(arguments: argparse.Namespace, clock: Clock) -> Iterator[str]:
@@ -70,8 +89,8 @@ def prefill_report(arguments: argparse.Namespace, clock: Clock) -> Iterator[str]
         for context in arguments.contexts:
             runs = {name: decoding.prefill(model, batch, context) for name, model in subjects.items()}
             repetitions = max(1, min(arguments.repetitions, arguments.most_tokens // (batch * context)))
-            for name, seconds in medians(runs, repetitions, clock).items():
-                yield f"| {name} | {batch} | {context:,} | {1e3 * seconds:,.1f} | {batch * context / seconds:,.0f} |"
+            for name, each in medians(runs, repetitions, clock).items():
+                yield f"| {name} | {batch} | {context:,} | {1e3 * each:,.1f} | {batch * context / each:,.0f} |"
 
 
 def uncached_report(arguments: argparse.Namespace, clock: Clock) -> Iterator[str]:
@@ -99,10 +118,10 @@ def around_report(arguments: argparse.Namespace, clock: Clock) -> Iterator[str]:
             writer, prompt = Writer.wrap(model), decoding.tokens(model, 1, context)
             runs = {str(number): generation(writer, prompt, number) for number in (1, 1 + arguments.new_tokens)}
             taken = medians({"step": decoding.step(model, 1, context), **runs}, arguments.repetitions, clock)
-            seconds = (taken[str(1 + arguments.new_tokens)] - taken["1"]) / arguments.new_tokens
+            each = (taken[str(1 + arguments.new_tokens)] - taken["1"]) / arguments.new_tokens
             yield (
-                f"| {name} | {context:,} | {1e3 * taken['step']:.2f} | {1e3 * seconds:.2f} "
-                f"| {1e3 * (seconds - taken['step']):.2f} |"
+                f"| {name} | {context:,} | {1e3 * taken['step']:.2f} | {1e3 * each:.2f} "
+                f"| {1e3 * (each - taken['step']):.2f} |"
             )
 
 
@@ -115,9 +134,10 @@ def generation(writer: Any, prompt: torch.Tensor, number: int) -> Callable[[], o
 
 
 REPORTS: dict[str, Callable[[argparse.Namespace, Clock], Iterator[str]]] = {
-    "step": step_report, "prefill": prefill_report, "uncached": uncached_report, "around": around_report
+    "step": step_report, "compiled": compiled_report, "prefill": prefill_report, "uncached": uncached_report,
+    "around": around_report,
 }  # fmt: skip
-CONTEXTS = {"step": [64, 256, 1024], "prefill": [64, 256, 1024], "uncached": [512], "around": [64]}
+CONTEXTS = {"step": [64, 256, 1024], "compiled": [256], "prefill": [64, 256, 1024], "uncached": [512], "around": [64]}
 
 
 def main(words: list[str]) -> None:

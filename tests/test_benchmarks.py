@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from functools import partial
 from importlib import import_module
 from itertools import count
 from pathlib import Path
@@ -176,6 +177,16 @@ def test_generation(
     assert len(found) == 3 * 2 * batches
     assert [row[0] for row in found[:3]] == ["nano, native", "nano, cpu", "dense-tiny"]
     assert all(float(row[3].replace(",", "")) > 0 for row in found)
+
+
+def test_a_compiled_step(generation: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """By a clock that ticks when it is looked at; Inductor would take half a minute."""
+    monkeypatch.setitem(generation.CLOCKS, "wall", iter(range(1000)).__next__)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    generation.main(
+        ["compiled", "--preset", "nano", "--batches", "2", "--contexts", "3", "--repetitions", "2", "--threads", "1"]
+    )
+    assert rows(capsys.readouterr().out) == [["nano, cpu", "2", "3", "1", "1000.00", "1.00"]]
 
 
 def test_weights_read_are_those_that_a_token_meets(generation: ModuleType):

@@ -5,15 +5,16 @@ Letters: B batch, H heads, P head size, V vocabulary.
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import cycle
+from itertools import count, cycle
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import Cache
+from transformers import Cache, StaticCache
 
 from moeut.experts import ExpertBackend
-from moeut.generation.growing_cache import growing_cache
+from moeut.generation.growing_cache import GrowingCache
+from moeut.hf.modeling import MoEUTForCausalLM
 from moeut.model.language_model import LanguageModel
 from moeut.model.sigma_moe import SigmaMoE
 from moeut.model.switchhead import SwitchHeadAttention
@@ -34,24 +35,40 @@ def tokens(model: LanguageModel, batch_size: int, length: int) -> Tensor:
     return torch.randint(model.config.vocab_size, (batch_size, length))
 
 
-def filled_cache(model: LanguageModel, batch_size: int, context: int) -> Cache:
-    """A cache that holds keys and values of `context` tokens: random ones, which take as long as any."""
-    attention, num_slots = model.config.attention, model.config.num_hidden_layers
-    cache = growing_cache(num_slots)
-    for slot in range(num_slots):
+def fill(cache: Cache, model: LanguageModel, batch_size: int, context: int) -> None:
+    """Have a cache hold keys and values of `context` tokens: random ones, which take as long as any."""
+    attention = model.config.attention
+    for slot in range(model.config.num_hidden_layers):
         shape = (batch_size, attention.num_attention_heads, context, attention.head_dim)
         cache.update(torch.randn(shape), torch.randn(shape), slot)
-    return cache
 
 
 def step(model: LanguageModel, batch_size: int, context: int) -> Callable[[], object]:
     """One more token for each sequence: called again and again, the context grows."""
-    cache = filled_cache(model, batch_size, context)
+    cache = GrowingCache(model.config.num_hidden_layers)
+    fill(cache, model, batch_size, context)
     inputs = cycle([tokens(model, batch_size, 1) for _ in range(DIFFERENT)])
 
     def run() -> object:
         with torch.no_grad():
             return model(next(inputs), cache=cache, logits_to_keep=1)
+
+    return run
+
+
+def compiled_step(model: LanguageModel, batch_size: int, context: int, calls: int) -> Callable[[], object]:
+    """The same as one graph of `torch.compile`, with a `StaticCache` that has room for so many calls.
+
+    The first call compiles it.
+    """
+    cache = StaticCache(MoEUTForCausalLM.wrap(model).config, max_cache_len=context + calls)
+    fill(cache, model, batch_size, context)
+    inputs, lengths = cycle([tokens(model, batch_size, 1) for _ in range(DIFFERENT)]), count(context)
+    places, compiled = torch.arange(context + calls)[None, None, None], torch.compile(model, fullgraph=True)
+
+    def run() -> object:
+        with torch.no_grad():
+            return compiled(next(inputs), attention_mask=places <= next(lengths), cache=cache, logits_to_keep=1)
 
     return run
 
@@ -62,7 +79,7 @@ def prefill(model: LanguageModel, batch_size: int, context: int) -> Callable[[],
 
     def run() -> object:
         with torch.no_grad():
-            return model(inputs, cache=growing_cache(model.config.num_hidden_layers), logits_to_keep=1)
+            return model(inputs, cache=GrowingCache(model.config.num_hidden_layers), logits_to_keep=1)
 
     return run
 

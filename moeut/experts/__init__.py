@@ -24,6 +24,7 @@ __all__ = ["ExpertBackend", "Routes", "expert_linear", "expert_mlp", "resolve_ba
 
 ResolvedBackend = Literal["reference", "cpu", "native", "triton", "triton_atomic", "grouped"]
 ExpertBackend = Literal["auto", ResolvedBackend]
+_KNOWN = get_args(ExpertBackend)
 
 
 def expert_mlp(
@@ -85,8 +86,8 @@ def resolve_backend(
         if device.type == "cpu":
             return "native" if native.built() else "cpu"
         return "reference" if _refusal("triton", device, dtype) else "triton"
-    if backend not in get_args(ExpertBackend):
-        raise ValueError(f"expert backend {backend!r} is unknown: use one of {', '.join(get_args(ExpertBackend))}")
+    if backend not in _KNOWN:
+        raise ValueError(f"expert backend {backend!r} is unknown: use one of {', '.join(_KNOWN)}")
     if refusal := _refusal(backend, device, dtype):
         raise ValueError(f"expert backend {backend!r} needs {refusal}")
     return backend

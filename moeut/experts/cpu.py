@@ -214,5 +214,6 @@ def _fresh_gradient(weight: Tensor, need: bool, offsets: Tensor, dtype: torch.dt
 
 
 expert_mlp, expert_linear, ops = operations(
-    "cpu", Kernels(_mlp, _mlp_backward, _linear, _linear_backward), few=FewRoutes(_are_few, _few_mlp, _few_linear)
-)
+    "cpu", Kernels(_mlp, _mlp_backward, _linear, _linear_backward),
+    few=FewRoutes(_are_few, _few_mlp, _few_linear, traceable=True),
+)  # fmt: skip

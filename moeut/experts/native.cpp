@@ -24,6 +24,15 @@ using namespace moeut;
 
 constexpr int64_t kPieceBytes = 512 * 1024;  // of the rows of a piece: a core's second-level cache, with a matrix
 
+// ---- threads -------------------------------------------------------------------------------------------------------
+
+// All threads of a region call `work`; what it calls shares the work out among them, and makes them wait for each other.
+template <class Work>
+void on_threads(int64_t shares, Work work) {
+#pragma omp parallel num_threads(shares)
+  work();
+}
+
 // ---- routes --------------------------------------------------------------------------------------------------------
 
 struct Routes {
@@ -131,15 +140,17 @@ struct Outputs {
   T* y;
   Wide<T>* more;  // [T − 1, size] if in place, otherwise [T, size]
   int64_t size;
+  const T* start = nullptr;  // [size], what the sum is added to, or null
 
   Wide<T>* of(int64_t share) const {
     if constexpr (in_place) return share ? more + (share - 1) * size : y;
     return more + share * size;
   }
 
-  Wide<T>* cleared(int64_t share) const {
-    if (y) std::fill(of(share), of(share) + size, Wide<T>(0));
-    return of(share);
+  Wide<T>* begun(int64_t share) const {
+    Wide<T>* output = of(share);
+    for (int64_t i = 0; y && i < size; ++i) output[i] = start && !share ? widen(start[i]) : Wide<T>(0);
+    return output;
   }
 
   // Called by all threads of a region, after a barrier: y ← the sum over shares, in their order, rounded.
@@ -192,32 +203,31 @@ struct MatrixGradient {
 };
 
 // ---- σ-MoE ---------------------------------------------------------------------------------------------------------
+//
+// These functions, and SwitchHead's, are called by all threads of a region, which leave them together.
 
 // y [N, D] = Σ gate · relu(x up) down; hidden: relu(x up), [R, S] in sorted order, or null.
 template <class T>
 void mlp(const T* x, const T* up, const T* down, Routes routes, const Wide<T>* gates, int64_t D, int64_t S,
          int64_t K, int64_t shares, Wide<T>* hidden, Outputs<T> outputs) {
   using W = Wide<T>;
-#pragma omp parallel num_threads(shares)
-  {
-    const int64_t limit = rows_of_a_piece<W>(D, routes);
-    const auto space = room<W>(hidden ? 0 : limit * S);
-    ReadRows<T> rows(x, K, D, limit);
-    WrittenRows<W> written(limit);
-    Matrices<T> ups(up, D, S), downs(down, S, D);
+  const int64_t limit = rows_of_a_piece<W>(D, routes);
+  const auto space = room<W>(hidden ? 0 : limit * S);
+  ReadRows<T> rows(x, K, D, limit);
+  WrittenRows<W> written(limit);
+  Matrices<T> ups(up, D, S), downs(down, S, D);
 #pragma omp for schedule(static, 1)
-    for (int64_t share = 0; share < shares; ++share) {
-      W* output = outputs.cleared(share);
-      each_piece(routes, share, shares, limit, [&](int64_t expert, int64_t begin, int64_t end) {
-        const int64_t n = end - begin, *order = routes.order + begin;
-        W* h = hidden ? hidden + begin * S : space.get();
-        rows.find(order, n);
-        ups.multiply(expert, rows.widened(n), n, Into<W, How::kRelu>{h, S});
-        downs.multiply(expert, AsMatrix<W>{h, S}, n, written.find(output, order, n, K, D, gates));
-      });
-    }
-    outputs.sum(shares);
+  for (int64_t share = 0; share < shares; ++share) {
+    W* output = outputs.begun(share);
+    each_piece(routes, share, shares, limit, [&](int64_t expert, int64_t begin, int64_t end) {
+      const int64_t n = end - begin, *order = routes.order + begin;
+      W* h = hidden ? hidden + begin * S : space.get();
+      rows.find(order, n);
+      ups.multiply(expert, rows.widened(n), n, Into<W, How::kRelu>{h, S});
+      downs.multiply(expert, AsMatrix<W>{h, S}, n, written.find(output, order, n, K, D, gates));
+    });
   }
+  outputs.sum(shares);
 }
 
 // With H = hidden and A = dy downᵀ for the rows of an expert: dgate = rowsum(H · A), which spares the output of the down
@@ -228,44 +238,42 @@ void mlp_backward(const T* dy, const T* x, const T* up, const T* down, Routes ro
                   const Wide<T>* hidden, int64_t D, int64_t S, int64_t K, int64_t shares,
                   Outputs<T> outputs, MatrixGradient<Wide<T>> dup, MatrixGradient<Wide<T>> ddown, Wide<T>* dgates) {
   using W = Wide<T>;
-#pragma omp parallel num_threads(shares)
-  {
-    const int64_t limit = rows_of_a_piece<W>(D, routes);
-    const auto a = room<W>(limit * S);
-    ReadRows<T> rows(x, K, D, limit), d_rows(dy, K, D, limit);
-    WrittenRows<W> written(limit);
-    Matrices<T, true> downs(down, D, S), ups(up, S, D);
-    Outer<W> outer_up(D, S, limit, dup.gradient), outer_down(S, D, limit, ddown.gradient);
+  const int64_t limit = rows_of_a_piece<W>(D, routes);
+  const auto a = room<W>(limit * S);
+  ReadRows<T> rows(x, K, D, limit), d_rows(dy, K, D, limit);
+  WrittenRows<W> written(limit);
+  Matrices<T, true> downs(down, D, S), ups(up, S, D);
+  Outer<W> outer_up(D, S, limit, dup.gradient), outer_down(S, D, limit, ddown.gradient);
 #pragma omp for schedule(static, 1)
-    for (int64_t share = 0; share < shares; ++share) {
-      W* output = outputs.cleared(share);
-      each_piece(routes, share, shares, limit, [&](int64_t expert, int64_t begin, int64_t end) {
-        const int64_t n = end - begin, *order = routes.order + begin;
-        const W* h = hidden + begin * S;
-        const bool more = MatrixGradient<W>::more(routes, share, shares, expert, begin);
-        d_rows.find(order, n);
-        downs.multiply(expert, d_rows.widened(n), n, Into<W, How::kWrite>{a.get(), S});
-        for (int64_t i = 0; i < n; ++i) {
-          const W gate = gates[order[i]];
-          if (dgates) dgates[order[i]] = dot(h + i * S, a.get() + i * S, S);
-          gate_where_positive(h + i * S, gate, a.get() + i * S, S);
-        }
-        if (ddown.gradient)
-          outer_down(n, RowsOf<W>{h, S}, ByRoute<W>{gates, order}, std::cref(d_rows), One(),
-                     ddown.target(routes, share, shares, expert), more);
-        if (dup.gradient) {
-          rows.find(order, n);
-          outer_up(n, std::cref(rows), One(), RowsOf<W>{a.get(), S}, One(), dup.target(routes, share, shares, expert),
-                   more);
-        }
-        if (outputs.y)
-          ups.multiply(expert, AsMatrix<W>{a.get(), S}, n, written.find(output, order, n, K, D, static_cast<const W*>(nullptr)));
-      });
-    }
-    outputs.sum(shares);
-    dup.finish(routes, shares);
-    ddown.finish(routes, shares);
+  for (int64_t share = 0; share < shares; ++share) {
+    W* output = outputs.begun(share);
+    each_piece(routes, share, shares, limit, [&](int64_t expert, int64_t begin, int64_t end) {
+      const int64_t n = end - begin, *order = routes.order + begin;
+      const W* h = hidden + begin * S;
+      const bool more = MatrixGradient<W>::more(routes, share, shares, expert, begin);
+      d_rows.find(order, n);
+      downs.multiply(expert, d_rows.widened(n), n, Into<W, How::kWrite>{a.get(), S});
+      for (int64_t i = 0; i < n; ++i) {
+        const W gate = gates[order[i]];
+        if (dgates) dgates[order[i]] = dot(h + i * S, a.get() + i * S, S);
+        gate_where_positive(h + i * S, gate, a.get() + i * S, S);
+      }
+      if (ddown.gradient)
+        outer_down(n, RowsOf<W>{h, S}, ByRoute<W>{gates, order}, std::cref(d_rows), One(),
+                   ddown.target(routes, share, shares, expert), more);
+      if (dup.gradient) {
+        rows.find(order, n);
+        outer_up(n, std::cref(rows), One(), RowsOf<W>{a.get(), S}, One(), dup.target(routes, share, shares, expert),
+                 more);
+      }
+      if (outputs.y)
+        ups.multiply(expert, AsMatrix<W>{a.get(), S}, n,
+                     written.find(output, order, n, K, D, static_cast<const W*>(nullptr)));
+    });
   }
+  outputs.sum(shares);
+  dup.finish(routes, shares);
+  ddown.finish(routes, shares);
 }
 
 // ---- SwitchHead's projections --------------------------------------------------------------------------------------
@@ -276,23 +284,20 @@ template <class T>
 void linear(const T* x, const T* weight, Routes routes, const Wide<T>* gates, int64_t I, int64_t O,
             int64_t per_input, int64_t per_output, int64_t shares, Outputs<T> outputs) {
   using W = Wide<T>;
-#pragma omp parallel num_threads(shares)
-  {
-    const int64_t limit = rows_of_a_piece<W>(std::max(I, O), routes);
-    ReadRows<T> rows(x, per_input, I, limit);
-    WrittenRows<W> written(limit);
-    Matrices<T> weights(weight, I, O);
+  const int64_t limit = rows_of_a_piece<W>(std::max(I, O), routes);
+  ReadRows<T> rows(x, per_input, I, limit);
+  WrittenRows<W> written(limit);
+  Matrices<T> weights(weight, I, O);
 #pragma omp for schedule(static, 1)
-    for (int64_t share = 0; share < shares; ++share) {
-      W* output = outputs.cleared(share);
-      each_piece(routes, share, shares, limit, [&](int64_t expert, int64_t begin, int64_t end) {
-        const int64_t n = end - begin, *order = routes.order + begin;
-        rows.find(order, n);
-        weights.multiply(expert, rows.widened(n), n, written.find(output, order, n, per_output, O, gates));
-      });
-    }
-    outputs.sum(shares);
+  for (int64_t share = 0; share < shares; ++share) {
+    W* output = outputs.begun(share);
+    each_piece(routes, share, shares, limit, [&](int64_t expert, int64_t begin, int64_t end) {
+      const int64_t n = end - begin, *order = routes.order + begin;
+      rows.find(order, n);
+      weights.multiply(expert, rows.widened(n), n, written.find(output, order, n, per_output, O, gates));
+    });
   }
+  outputs.sum(shares);
 }
 
 // With A = dy weightᵀ for the rows of an expert: dgate = rowsum(x · A); dweight = xᵀ (gate · dy); dx = gate · A.
@@ -301,46 +306,43 @@ void linear_backward(const T* dy, const T* x, const T* weight, Routes routes, co
                      int64_t I, int64_t O, int64_t per_input, int64_t per_output, int64_t shares, Outputs<T> outputs,
                      MatrixGradient<Wide<T>> dweight, Wide<T>* dgates) {
   using W = Wide<T>;
-#pragma omp parallel num_threads(shares)
-  {
-    const int64_t limit = rows_of_a_piece<W>(std::max(I, O), routes);
-    const auto a = room<W>(dgates ? limit * I : 0);
-    ReadRows<T> rows(x, per_input, I, limit), d_rows(dy, per_output, O, limit);
-    WrittenRows<W> written(limit);
-    Matrices<T, true> weights(weight, O, I);
-    Outer<W> outer(I, O, limit, dweight.gradient);
+  const int64_t limit = rows_of_a_piece<W>(std::max(I, O), routes);
+  const auto a = room<W>(dgates ? limit * I : 0);
+  ReadRows<T> rows(x, per_input, I, limit), d_rows(dy, per_output, O, limit);
+  WrittenRows<W> written(limit);
+  Matrices<T, true> weights(weight, O, I);
+  Outer<W> outer(I, O, limit, dweight.gradient);
 #pragma omp for schedule(static, 1)
-    for (int64_t share = 0; share < shares; ++share) {
-      W* output = outputs.cleared(share);
-      each_piece(routes, share, shares, limit, [&](int64_t expert, int64_t begin, int64_t end) {
-        const int64_t n = end - begin, *order = routes.order + begin;
-        d_rows.find(order, n);
-        rows.find(order, n);
-        if (dgates) {
-          weights.multiply(expert, d_rows.widened(n), n, Into<W, How::kWrite>{a.get(), I});
-          const W* const* wide = rows.widened(n).rows;
-          for (int64_t i = 0; i < n; ++i) dgates[order[i]] = dot(wide[i], a.get() + i * I, I);
-        }
-        if (outputs.y) {
-          const auto add = written.find(output, order, n, per_input, I, gates);
-          if (dgates)
-            for (int64_t i = 0; i < n; ++i) add(i, 0, I, a.get() + i * I);
-          else
-            weights.multiply(expert, d_rows.widened(n), n, add);
-        }
-        if (dweight.gradient) {
-          W* target = dweight.target(routes, share, shares, expert);
-          const bool more = MatrixGradient<W>::more(routes, share, shares, expert, begin);
-          if (gates)
-            outer(n, std::cref(rows), One(), std::cref(d_rows), ByRoute<W>{gates, order}, target, more);
-          else
-            outer(n, std::cref(rows), One(), std::cref(d_rows), One(), target, more);
-        }
-      });
-    }
-    outputs.sum(shares);
-    dweight.finish(routes, shares);
+  for (int64_t share = 0; share < shares; ++share) {
+    W* output = outputs.begun(share);
+    each_piece(routes, share, shares, limit, [&](int64_t expert, int64_t begin, int64_t end) {
+      const int64_t n = end - begin, *order = routes.order + begin;
+      d_rows.find(order, n);
+      rows.find(order, n);
+      if (dgates) {
+        weights.multiply(expert, d_rows.widened(n), n, Into<W, How::kWrite>{a.get(), I});
+        const W* const* wide = rows.widened(n).rows;
+        for (int64_t i = 0; i < n; ++i) dgates[order[i]] = dot(wide[i], a.get() + i * I, I);
+      }
+      if (outputs.y) {
+        const auto add = written.find(output, order, n, per_input, I, gates);
+        if (dgates)
+          for (int64_t i = 0; i < n; ++i) add(i, 0, I, a.get() + i * I);
+        else
+          weights.multiply(expert, d_rows.widened(n), n, add);
+      }
+      if (dweight.gradient) {
+        W* target = dweight.target(routes, share, shares, expert);
+        const bool more = MatrixGradient<W>::more(routes, share, shares, expert, begin);
+        if (gates)
+          outer(n, std::cref(rows), One(), std::cref(d_rows), ByRoute<W>{gates, order}, target, more);
+        else
+          outer(n, std::cref(rows), One(), std::cref(d_rows), One(), target, more);
+      }
+    });
   }
+  outputs.sum(shares);
+  dweight.finish(routes, shares);
 }
 
 #include "native_step.h"
@@ -352,43 +354,55 @@ void linear_backward(const T* dy, const T* x, const T* weight, Routes routes, co
                                    const int64_t* offsets, const Wide<T>* gates, Wide<T>* hidden, T* y,                \
                                    Wide<T>* more, int64_t E, int64_t N, int64_t D, int64_t S, int64_t K,               \
                                    int64_t shares) {                                                                   \
-    mlp<T>(x, up, down, {order, offsets, E}, gates, D, S, K, shares, hidden, {y, more, N * D});                        \
+    on_threads(shares, [&] {                                                                                           \
+      mlp<T>(x, up, down, {order, offsets, E}, gates, D, S, K, shares, hidden, {y, more, N * D});                      \
+    });                                                                                                                \
   }                                                                                                                    \
   extern "C" void moeut_mlp_backward_##NAME(                                                                           \
       const T* dy, const T* x, const T* up, const T* down, const int64_t* order, const int64_t* offsets,               \
       const Wide<T>* gates, const Wide<T>* hidden, T* dx, Wide<T>* more, Wide<T>* dup, Wide<T>* up_rests,              \
       Wide<T>* ddown, Wide<T>* down_rests, Wide<T>* dgates, int64_t E, int64_t N, int64_t D, int64_t S, int64_t K,     \
       int64_t shares) {                                                                                                \
-    mlp_backward<T>(dy, x, up, down, {order, offsets, E}, gates, hidden, D, S, K, shares, {dx, more, N * D},           \
-                    {dup, up_rests, D * S}, {ddown, down_rests, D * S}, dgates);                                       \
+    on_threads(shares, [&] {                                                                                           \
+      mlp_backward<T>(dy, x, up, down, {order, offsets, E}, gates, hidden, D, S, K, shares, {dx, more, N * D},         \
+                      {dup, up_rests, D * S}, {ddown, down_rests, D * S}, dgates);                                     \
+    });                                                                                                                \
   }                                                                                                                    \
   extern "C" void moeut_linear_##NAME(const T* x, const T* weight, const int64_t* order, const int64_t* offsets,       \
                                       const Wide<T>* gates, T* y, Wide<T>* more, int64_t E, int64_t M, int64_t I,      \
                                       int64_t O, int64_t per_input, int64_t per_output, int64_t shares) {              \
-    linear<T>(x, weight, {order, offsets, E}, gates, I, O, per_input, per_output, shares, {y, more, M * O});           \
+    on_threads(shares, [&] {                                                                                           \
+      linear<T>(x, weight, {order, offsets, E}, gates, I, O, per_input, per_output, shares, {y, more, M * O});         \
+    });                                                                                                                \
   }                                                                                                                    \
   extern "C" void moeut_few_mlp_##NAME(const T* x, const T* up, const T* down, const int64_t* expert,                  \
                                        const Wide<T>* gates, T* y, int64_t E, int64_t N, int64_t D, int64_t S,         \
                                        int64_t R, int64_t shares) {                                                    \
     const SortedRoutes sorted(expert, R, E);                                                                           \
     const auto more = room<Wide<T>>((shares - Outputs<T>::in_place) * N * D);                                          \
-    mlp<T>(x, up, down, sorted.routes(), gates, D, S, R / std::max<int64_t>(1, N), shares, nullptr,                    \
-           {y, more.get(), N * D});                                                                                    \
+    on_threads(shares, [&] {                                                                                           \
+      mlp<T>(x, up, down, sorted.routes(), gates, D, S, R / std::max<int64_t>(1, N), shares, nullptr,                  \
+             {y, more.get(), N * D});                                                                                  \
+    });                                                                                                                \
   }                                                                                                                    \
   extern "C" void moeut_few_linear_##NAME(const T* x, const T* weight, const int64_t* expert, const Wide<T>* gates,    \
                                           T* y, int64_t E, int64_t N, int64_t M, int64_t I, int64_t O, int64_t R,      \
                                           int64_t shares) {                                                            \
     const SortedRoutes sorted(expert, R, E);                                                                           \
     const auto more = room<Wide<T>>((shares - Outputs<T>::in_place) * M * O);                                          \
-    linear<T>(x, weight, sorted.routes(), gates, I, O, R / std::max<int64_t>(1, N), R / std::max<int64_t>(1, M),       \
-              shares, {y, more.get(), M * O});                                                                         \
+    on_threads(shares, [&] {                                                                                           \
+      linear<T>(x, weight, sorted.routes(), gates, I, O, R / std::max<int64_t>(1, N), R / std::max<int64_t>(1, M),     \
+                shares, {y, more.get(), M * O});                                                                       \
+    });                                                                                                                \
   }                                                                                                                    \
   extern "C" void moeut_linear_backward_##NAME(                                                                        \
       const T* dy, const T* x, const T* weight, const int64_t* order, const int64_t* offsets, const Wide<T>* gates,    \
       T* dx, Wide<T>* more, Wide<T>* dweight, Wide<T>* rests, Wide<T>* dgates, int64_t E, int64_t N, int64_t I,        \
       int64_t O, int64_t per_input, int64_t per_output, int64_t shares) {                                              \
-    linear_backward<T>(dy, x, weight, {order, offsets, E}, gates, I, O, per_input, per_output, shares,                 \
-                       {dx, more, N * I}, {dweight, rests, I * O}, dgates);                                            \
+    on_threads(shares, [&] {                                                                                           \
+      linear_backward<T>(dy, x, weight, {order, offsets, E}, gates, I, O, per_input, per_output, shares,               \
+                         {dx, more, N * I}, {dweight, rests, I * O}, dgates);                                          \
+    });                                                                                                                \
   }
 
 MOEUT_EXPORT(float64, double)

@@ -176,5 +176,6 @@ def _few_linear(x: Tensor, weight: Tensor, expert: Tensor, gates: Tensor | None,
 
 
 expert_mlp, expert_linear, ops = operations(
-    "native", Kernels(_mlp, _mlp_backward, _linear, _linear_backward), few=FewRoutes(_are_few, _few_mlp, _few_linear)
-)
+    "native", Kernels(_mlp, _mlp_backward, _linear, _linear_backward),
+    few=FewRoutes(_are_few, _few_mlp, _few_linear, traceable=False),
+)  # fmt: skip

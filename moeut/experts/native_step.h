@@ -1,8 +1,8 @@
-// One token of each sequence through one of the paper's layers (see moeut/model/native_step.py), in two halves: between
-// them the caller puts the key and the value into its cache. Part of native.cpp.
+// One token of each sequence through the paper's layers (see moeut/model/native_step.py), and through a language model's
+// head. Part of native.cpp.
 //
 // Letters: B sequences, d hidden size, H heads, P head size, A experts a head, K selected, N keys, E experts, S expert
-// size. No 16-bit numbers here: T is what is summed, too.
+// size. No 16-bit numbers here: T is what is summed, too. What is not a whole step is called by all threads of a region.
 
 // out [d] = layer norm of x [d]
 template <class T>
@@ -17,65 +17,60 @@ void normalise(const T* x, const T* weight, const T* bias, T eps, int64_t d, T* 
   for (int64_t i = 0; i < d; ++i) out[i] = (x[i] - mean) * scale * weight[i] + bias[i];
 }
 
-// A linear map: weight [rows, d], out [B, rows].
+// A linear map: weight [rows, d], bias [rows] or null, out [B, rows].
 template <class T>
 struct Map {
   const T* weight;
   int64_t rows;
   T* out;
+  const T* bias = nullptr;
 };
 
-// All maps of the normalised rows of x [B, d]; their rows are shared out among threads, four at a time, because one sum
-// would wait for itself. normalised: [B, d].
+// All maps of the layer norms of x [B, d]; each thread makes these for itself.
 template <class T>
-void apply(std::initializer_list<Map<T>> maps, const T* x, const T* weight, const T* bias, T eps, int64_t B, int64_t d,
-           T* normalised, int64_t shares) {
-  for (int64_t b = 0; b < B; ++b) normalise(x + b * d, weight, bias, eps, d, normalised + b * d);
-#pragma omp parallel num_threads(shares)
+void apply(std::initializer_list<Map<T>> maps, const T* x, const T* weight, const T* bias, T eps, int64_t B,
+           int64_t d) {
+  const auto normalised = room<T>(B * d);
+  for (int64_t b = 0; b < B; ++b) normalise(x + b * d, weight, bias, eps, d, normalised.get() + b * d);
   for (const Map<T>& map : maps) {
 #pragma omp for schedule(static) nowait
-    for (int64_t row = 0; row < map.rows; row += 4)
-      for (int64_t b = 0; b < B; ++b) {
-        const T* v = normalised + b * d;
-        T* out = map.out + b * map.rows;
-        if (row + 4 > map.rows) {
-          for (int64_t last = row; last < map.rows; ++last) out[last] = dot(map.weight + last * d, v, d);
-          continue;
-        }
-        const T *w0 = map.weight + row * d, *w1 = w0 + d, *w2 = w1 + d, *w3 = w2 + d;
-        T s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-#pragma omp simd reduction(+ : s0, s1, s2, s3)
-        for (int64_t i = 0; i < d; ++i) {
-          s0 += w0[i] * v[i];
-          s1 += w1[i] * v[i];
-          s2 += w2[i] * v[i];
-          s3 += w3[i] * v[i];
-        }
-        out[row] = s0, out[row + 1] = s1, out[row + 2] = s2, out[row + 3] = s3;
-      }
+    for (int64_t row = 0; row < map.rows; ++row)
+      for (int64_t b = 0; b < B; ++b)
+        map.out[b * map.rows + row] =
+            dot(map.weight + row * d, normalised.get() + b * d, d) + (map.bias ? map.bias[row] : T(0));
   }
+#pragma omp barrier
 }
 
-// The K best of each group of E scores, NaN before all others, their numbers over all groups, and their sigmoids.
+// What the K best of each group of E scores are: their numbers over all groups, and their sigmoids. NaN is before all
+// others. Each thread chooses for itself.
 template <class T>
-void choose(const T* scores, int64_t groups, int64_t E, int64_t K, int64_t* expert, T* gates, int64_t sequences) {
-  const auto better = [](T a, T b) { return a > b || (a != a && b == b); };
-  for (int64_t row = 0; row < sequences * groups; ++row) {
-    const T* s = scores + row * E;
-    int64_t* best = expert + row * K;
-    for (int64_t e = 0; e < E; ++e) {
-      int64_t place = std::min(e, K);
-      if (place == K && !better(s[e], s[best[K - 1]])) continue;
-      for (place = std::min(place, K - 1); place > 0 && better(s[e], s[best[place - 1]]); --place)
-        best[place] = best[place - 1];
-      best[place] = e;
-    }
-    for (int64_t k = 0; k < K; ++k) {
-      gates[row * K + k] = 1 / (1 + std::exp(-s[best[k]]));
-      best[k] += row % groups * E;
+struct Choice {
+  std::vector<int64_t> expert;
+  std::vector<T> gates;
+
+  Choice(const T* scores, int64_t sequences, int64_t groups, int64_t E, int64_t K)
+      : expert(sequences * groups * K), gates(sequences * groups * K) {
+    const auto better = [](T a, T b) { return a > b || (a != a && b == b); };
+    for (int64_t row = 0; row < sequences * groups; ++row) {
+      const T* s = scores + row * E;
+      int64_t* best = expert.data() + row * K;
+      for (int64_t e = 0; e < E; ++e) {
+        int64_t place = std::min(e, K);
+        if (place == K && !better(s[e], s[best[K - 1]])) continue;
+        for (place = std::min(place, K - 1); place > 0 && better(s[e], s[best[place - 1]]); --place)
+          best[place] = best[place - 1];
+        best[place] = e;
+      }
+      for (int64_t k = 0; k < K; ++k) {
+        gates[row * K + k] = 1 / (1 + std::exp(-s[best[k]]));
+        best[k] += row % groups * E;
+      }
     }
   }
-}
+
+  SortedRoutes sorted(int64_t num_experts) const { return {expert.data(), int64_t(expert.size()), num_experts}; }
+};
 
 // Rotate the first 2 · half channels of x [P].
 template <class T>
@@ -87,103 +82,153 @@ void rotate(T* x, const T* cos, const T* sin, int64_t half) {
   }
 }
 
-// What an attention head reads: entry (b, h, n) of a tensor [B, H, N, P] whose last dimension is dense.
-template <class T>
-struct Slot {
-  const T* start;
-  int64_t of_b, of_h, of_n;
+// ---- what moeut/model/native_step.py describes, field by field ------------------------------------------------------
 
-  const T* at(int64_t b, int64_t h) const { return start + b * of_b + h * of_h; }
+template <class T>
+struct LayerWeights {
+  const T *attention_norm_weight, *attention_norm_bias, *q_proj, *k_proj, *v_router, *o_router, *v_experts, *o_experts,
+      *feed_forward_norm_weight, *feed_forward_norm_bias, *router, *up_experts, *down_experts;
 };
 
-// out [B, H, P] = softmax(q kᵀ / √P) v for one query [B, H, P] of each head
+struct Sizes {
+  double eps;
+  int64_t B, d, H, P, A, K, E, S, selected;
+  int64_t half, phases_of_b;  // rotated pairs; numbers between two sequences' phases, 0 if they share them
+};
+
+// Keys or values of all heads: entry (b, h, n) of a tensor [B, H, N, P] whose last dimension is dense.
 template <class T>
-void attend(const T* query, Slot<T> keys, Slot<T> values, int64_t B, int64_t H, int64_t N, int64_t P, T* out,
-            int64_t shares) {
-  const T scale = 1 / std::sqrt(T(P));
-#pragma omp parallel num_threads(shares)
-  {
-    const auto weights = room<T>(N);
-#pragma omp for schedule(static)
-    for (int64_t head = 0; head < B * H; ++head) {
-      const T *q = query + head * P, *k = keys.at(head / H, head % H), *v = values.at(head / H, head % H);
-      T largest = -std::numeric_limits<T>::infinity(), sum = 0;
-      for (int64_t n = 0; n < N; ++n) {
-        weights[n] = scale * dot(q, k + n * keys.of_n, P);
-        largest = std::max(largest, weights[n]);
-      }
-      T* o = out + head * P;
-      std::fill(o, o + P, T(0));
-      for (int64_t n = 0; n < N; ++n) {
-        const T weight = std::exp(weights[n] - largest);
-        sum += weight;
-        const T* value = v + n * values.of_n;
-#pragma omp simd
-        for (int64_t p = 0; p < P; ++p) o[p] += weight * value[p];
-      }
-      for (int64_t p = 0; p < P; ++p) o[p] /= sum;
-    }
+struct Rows {
+  T* start;
+  int64_t of_b, of_h, of_n;
+
+  T* at(int64_t b, int64_t h, int64_t n) const { return start + b * of_b + h * of_h + n * of_n; }
+};
+
+// Those of an executed layer; the last ones are the new token's.
+template <class T>
+struct Slot {
+  Rows<T> keys, values;
+  int64_t N;
+};
+
+// ---- a step --------------------------------------------------------------------------------------------------------
+
+// What threads share in a layer.
+template <class T>
+struct Workspace {
+  std::unique_ptr<T[]> query, key, value, v_scores, o_scores, context, middle, scores, more;
+
+  Workspace(const Sizes& n, int64_t shares)
+      : query(room<T>(n.B * n.H * n.P)), key(room<T>(n.B * n.H * n.P)), value(room<T>(n.B * n.H * n.P)),
+        v_scores(room<T>(n.B * n.H * n.A)), o_scores(room<T>(n.B * n.H * n.A)), context(room<T>(n.B * n.H * n.P)),
+        middle(room<T>(n.B * n.d)), scores(room<T>(n.B * n.E)),
+        more(room<T>((shares - 1) * n.B * std::max(n.d, n.H * n.P))) {}
+};
+
+// x [B, d] → queries, scores for the outputs, and the last key and value of the slot.
+template <class T>
+void begin_layer(const LayerWeights<T>& weights, const Sizes& n, const T* cos, const T* sin, const T* x, Slot<T> slot,
+           const Workspace<T>& work, int64_t shares) {
+  const int64_t B = n.B, d = n.d, H = n.H, P = n.P, A = n.A, K = n.K;
+  apply<T>({{weights.q_proj, H * P, work.query.get()}, {weights.k_proj, H * P, work.key.get()},
+            {weights.v_router, H * A, work.v_scores.get()}, {weights.o_router, H * A, work.o_scores.get()}},
+           x, weights.attention_norm_weight, weights.attention_norm_bias, T(n.eps), B, d);
+  const Choice<T> choice(work.v_scores.get(), B, H, A, K);
+  const SortedRoutes sorted = choice.sorted(H * A);
+  linear<T>(x, weights.v_experts, sorted.routes(), choice.gates.data(), d, P, H * K, K, shares,
+            {work.value.get(), work.more.get(), B * H * P});
+  // The thread that has a head here has it in `attend`, too, and need not wait for the others.
+#pragma omp for schedule(static) nowait
+  for (int64_t head = 0; head < B * H; ++head) {
+    const int64_t b = head / H, h = head % H;
+    T *query = work.query.get() + head * P, *key = work.key.get() + head * P, *value = work.value.get() + head * P;
+    for (T* rotated : {query, key}) rotate(rotated, cos + b * n.phases_of_b, sin + b * n.phases_of_b, n.half);
+    std::copy(key, key + P, slot.keys.at(b, h, slot.N - 1));
+    std::copy(value, value + P, slot.values.at(b, h, slot.N - 1));
   }
 }
 
-// x [B, d] → query, key, value [B, H, P], and what the output's router has chosen, [B, H, K].
+// context [B, H, P] = softmax(q kᵀ / √P) v for the query [B, H, P] of each head
 template <class T>
-void step_begin(const T* x, const T* norm_weight, const T* norm_bias, const T* q_proj, const T* k_proj,
-                const T* v_router, const T* o_router, const T* v_experts, const T* cos, const T* sin, T* query, T* key,
-                T* value, int64_t* o_expert, T* o_gates, double eps, int64_t B, int64_t d, int64_t H, int64_t P,
-                int64_t A, int64_t K, int64_t half, int64_t phases_of_b, int64_t shares) {
-  const auto normalised = room<T>(B * d), v_scores = room<T>(B * H * A), o_scores = room<T>(B * H * A);
-  apply<T>({{q_proj, H * P, query}, {k_proj, H * P, key}, {v_router, H * A, v_scores.get()},
-            {o_router, H * A, o_scores.get()}},
-           x, norm_weight, norm_bias, T(eps), B, d, normalised.get(), shares);
-  for (int64_t head = 0; head < B * H; ++head)
-    for (T* rotated : {query, key})
-      rotate(rotated + head * P, cos + head / H * phases_of_b, sin + head / H * phases_of_b, half);
-  std::vector<int64_t> v_expert(B * H * K);
-  const auto v_gates = room<T>(B * H * K), more = room<T>((shares - 1) * B * H * P);
-  choose(v_scores.get(), H, A, K, v_expert.data(), v_gates.get(), B);
-  choose(o_scores.get(), H, A, K, o_expert, o_gates, B);
-  const SortedRoutes sorted(v_expert.data(), B * H * K, H * A);
-  linear<T>(x, v_experts, sorted.routes(), v_gates.get(), d, P, H * K, K, shares, {value, more.get(), B * H * P});
+void attend(const T* query, Slot<T> slot, const Sizes& n, T* context) {
+  const T scale = 1 / std::sqrt(T(n.P));
+  const auto weights = room<T>(slot.N);
+#pragma omp for schedule(static)
+  for (int64_t head = 0; head < n.B * n.H; ++head) {
+    const int64_t b = head / n.H, h = head % n.H;
+    T largest = -std::numeric_limits<T>::infinity(), sum = 0;
+    for (int64_t i = 0; i < slot.N; ++i) {
+      weights[i] = scale * dot(query + head * n.P, slot.keys.at(b, h, i), n.P);
+      largest = std::max(largest, weights[i]);
+    }
+    T* out = context + head * n.P;
+    std::fill(out, out + n.P, T(0));
+    for (int64_t i = 0; i < slot.N; ++i) {
+      const T weight = std::exp(weights[i] - largest);
+      const T* value = slot.values.at(b, h, i);
+      sum += weight;
+#pragma omp simd
+      for (int64_t p = 0; p < n.P; ++p) out[p] += weight * value[p];
+    }
+    for (int64_t p = 0; p < n.P; ++p) out[p] /= sum;
+  }
 }
 
-// The stream x [B, d] after the layer, y [B, d], of what `step_begin` gave, all keys and all values.
+// What `begin_layer` has made, and all keys and values → the stream after the layer, y [B, d].
 template <class T>
-void step_end(const T* x, const T* query, Slot<T> keys, Slot<T> values, const int64_t* o_expert, const T* o_gates,
-              const T* o_experts, const T* norm_weight, const T* norm_bias, const T* router, const T* up,
-              const T* down, T* y, double eps, int64_t B, int64_t d, int64_t H, int64_t P, int64_t A, int64_t K,
-              int64_t N, int64_t E, int64_t S, int64_t selected, int64_t shares) {
-  const auto context = room<T>(B * H * P), more = room<T>((shares - 1) * B * d), update = room<T>(B * d);
-  const auto normalised = room<T>(B * d), scores = room<T>(B * E), gates = room<T>(B * selected);
-  std::vector<int64_t> expert(B * selected);
-  attend(query, keys, values, B, H, N, P, context.get(), shares);
-  const SortedRoutes outputs(o_expert, B * H * K, H * A);
-  linear<T>(context.get(), o_experts, outputs.routes(), o_gates, P, d, K, H * K, shares, {y, more.get(), B * d});
-  for (int64_t i = 0; i < B * d; ++i) y[i] += x[i];
-  apply<T>({{router, E, scores.get()}}, y, norm_weight, norm_bias, T(eps), B, d, normalised.get(), shares);
-  choose(scores.get(), 1, E, selected, expert.data(), gates.get(), B);
-  const SortedRoutes experts(expert.data(), B * selected, E);
-  mlp<T>(y, up, down, experts.routes(), gates.get(), d, S, selected, shares, nullptr,
-         {update.get(), more.get(), B * d});
-  for (int64_t i = 0; i < B * d; ++i) y[i] += update[i];
+void end_layer(const LayerWeights<T>& weights, const Sizes& n, const T* x, Slot<T> slot, T* y, const Workspace<T>& work,
+         int64_t shares) {
+  const int64_t B = n.B, d = n.d, H = n.H, P = n.P, A = n.A, K = n.K;
+  T *middle = work.middle.get(), *more = work.more.get();
+  const Choice<T> outputs(work.o_scores.get(), B, H, A, K);
+  const SortedRoutes by_output = outputs.sorted(H * A);
+  attend(work.query.get(), slot, n, work.context.get());
+  linear<T>(work.context.get(), weights.o_experts, by_output.routes(), outputs.gates.data(), P, d, K, H * K, shares,
+            {middle, more, B * d, x});
+  apply<T>({{weights.router, n.E, work.scores.get()}}, middle, weights.feed_forward_norm_weight,
+           weights.feed_forward_norm_bias, T(n.eps), B, d);
+  const Choice<T> experts(work.scores.get(), B, 1, n.E, n.selected);
+  const SortedRoutes by_expert = experts.sorted(n.E);
+  mlp<T>(middle, weights.up_experts, weights.down_experts, by_expert.routes(), experts.gates.data(), d, n.S, n.selected,
+         shares, nullptr, {y, more, B * d, middle});
+}
+
+// Through the layers schedule[0], schedule[1], … [L]; streams [L + 1, B, d], of which the first is given. Where `extend` is
+// not null, the caller's `extend(depth)` makes slots[depth] all keys and values, once it is told the last ones.
+template <class T>
+void step(const LayerWeights<T>* layers, const int64_t* schedule, Slot<T>* slots, const Sizes& n, const T* cos,
+          const T* sin, T* streams, void (*extend)(int64_t), int64_t L, int64_t shares) {
+  const Workspace<T> work(n, shares);
+  const auto begin = [&](int64_t depth) {
+    begin_layer(layers[schedule[depth]], n, cos, sin, streams + depth * n.B * n.d, slots[depth], work, shares);
+  };
+  const auto end = [&](int64_t depth) {
+    T* x = streams + depth * n.B * n.d;
+    end_layer(layers[schedule[depth]], n, x, slots[depth], x + n.B * n.d, work, shares);
+  };
+  if (!extend)
+    return on_threads(shares, [&] {
+      for (int64_t depth = 0; depth < L; ++depth) begin(depth), end(depth);
+    });
+  for (int64_t depth = 0; depth < L; ++depth) {
+    on_threads(shares, [&] { begin(depth); });
+    extend(depth);
+    on_threads(shares, [&] { end(depth); });
+  }
 }
 
 #define MOEUT_EXPORT_STEP(NAME, T)                                                                                     \
-  extern "C" void moeut_step_begin_##NAME(                                                                             \
-      const T* x, const T* norm_weight, const T* norm_bias, const T* q_proj, const T* k_proj, const T* v_router,       \
-      const T* o_router, const T* v_experts, const T* cos, const T* sin, T* query, T* key, T* value,                   \
-      int64_t* o_expert, T* o_gates, double eps, int64_t B, int64_t d, int64_t H, int64_t P, int64_t A, int64_t K,     \
-      int64_t half, int64_t phases_of_b, int64_t shares) {                                                             \
-    step_begin<T>(x, norm_weight, norm_bias, q_proj, k_proj, v_router, o_router, v_experts, cos, sin, query, key,      \
-                  value, o_expert, o_gates, eps, B, d, H, P, A, K, half, phases_of_b, shares);                         \
+  extern "C" void moeut_step_##NAME(const T* cos, const T* sin, T* streams, double eps, int64_t B, int64_t d,          \
+                                    int64_t H, int64_t P, int64_t A, int64_t K, int64_t E, int64_t S,                  \
+                                    int64_t selected, int64_t half, int64_t phases_of_b,                               \
+                                    const LayerWeights<T>* layers, const int64_t* schedule, Slot<T>* slots,            \
+                                    void (*extend)(int64_t), int64_t L, int64_t shares) {                              \
+    step<T>(layers, schedule, slots, {eps, B, d, H, P, A, K, E, S, selected, half, phases_of_b}, cos, sin, streams,    \
+            extend, L, shares);                                                                                        \
   }                                                                                                                    \
-  extern "C" void moeut_step_end_##NAME(                                                                               \
-      const T* x, const T* query, const T* keys, const T* values, const int64_t* o_expert, const T* o_gates,           \
-      const T* o_experts, const T* norm_weight, const T* norm_bias, const T* router, const T* up, const T* down, T* y, \
-      double eps, int64_t keys_of_b, int64_t keys_of_h, int64_t keys_of_n, int64_t values_of_b, int64_t values_of_h,   \
-      int64_t values_of_n, int64_t B, int64_t d, int64_t H, int64_t P, int64_t A, int64_t K, int64_t N, int64_t E,     \
-      int64_t S, int64_t selected, int64_t shares) {                                                                   \
-    step_end<T>(x, query, {keys, keys_of_b, keys_of_h, keys_of_n}, {values, values_of_b, values_of_h, values_of_n},    \
-                o_expert, o_gates, o_experts, norm_weight, norm_bias, router, up, down, y, eps, B, d, H, P, A, K, N,   \
-                E, S, selected, shares);                                                                               \
+  extern "C" void moeut_head_##NAME(const T* x, const T* norm_weight, const T* norm_bias, const T* weight,             \
+                                    const T* bias, T* logits, double eps, int64_t B, int64_t d, int64_t V,             \
+                                    int64_t shares) {                                                                  \
+    on_threads(shares, [&] { apply<T>({{weight, V, logits, bias}}, x, norm_weight, norm_bias, T(eps), B, d); });       \
   }

@@ -47,12 +47,14 @@ class FewRoutes(NamedTuple):
     and get the expert of each route, unsorted.
 
     take: whether so many routes, of rows in this dtype, are few. mlp: (x [N, D], up [E, D, S], down [E, S, D], expert
-    [R], gates [R]) → y [N, D]. linear: (x [N, I], weight [E, I, O], expert, gates or None, M) → y [M, O].
+    [R], gates [R]) → y [N, D]. linear: (x [N, I], weight [E, I, O], expert, gates or None, M) → y [M, O]. traceable:
+    whether they are made of PyTorch's operations, so that a compiled graph may have them instead of the custom op.
     """
 
     take: Callable[[int, torch.dtype], bool]
     mlp: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
     linear: Callable[[Tensor, Tensor, Tensor, Tensor | None, int], Tensor]
+    traceable: bool
 
 
 class Ops(NamedTuple):
@@ -135,8 +137,9 @@ def _differentiable(*tensors: Tensor | None) -> bool:
 
 
 def _at_once(few: FewRoutes, routes: Routes, x: Tensor) -> bool:
-    # A compiled graph and tensors without values need the custom op: it is what they know.
-    return few.take(len(routes.expert), x.dtype) and type(x) is Tensor and not torch.compiler.is_compiling()
+    # What else stands for a tensor, as one without values does, needs the custom op: it is what it knows.
+    known = few.traceable if torch.compiler.is_compiling() else type(x) is Tensor
+    return known and few.take(len(routes.expert), x.dtype)
 
 
 def _save_mlp(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

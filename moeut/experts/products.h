@@ -247,9 +247,17 @@ inline void gate_where_positive(const W* h, W gate, W* a, int64_t n) {
 
 template <class W>
 inline W dot(const W* a, const W* b, int64_t n) {
+  constexpr int64_t lanes = kLanes<W>, several = 4;  // sums, because one would wait for itself
+  const auto at = [](const W* from) { return *reinterpret_cast<const Vector<W>*>(from); };
+  Vector<W> sums[several] = {};
+  int64_t i = 0;
+  for (; i + several * lanes <= n; i += several * lanes)
+    for (int64_t u = 0; u < several; ++u) sums[u] += at(a + i + u * lanes) * at(b + i + u * lanes);
+  for (; i + lanes <= n; i += lanes) sums[0] += at(a + i) * at(b + i);
+  for (int64_t u = 1; u < several; ++u) sums[0] += sums[u];
   W sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
+  for (int64_t lane = 0; lane < lanes; ++lane) sum += sums[0][lane];
+  for (; i < n; ++i) sum += a[i] * b[i];
   return sum;
 }
 

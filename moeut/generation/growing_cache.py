@@ -20,10 +20,11 @@ class GrowingTensor:
         self._memory: Tensor | None = None
         self._held: Tensor | None = None
 
-    def append(self, held: Tensor, num_held: int, new: Tensor) -> Tensor:
-        """Append to what the last call returned, or to anything else: held [B, H, N, P], new [B, H, T, P].
+    def lengthen(self, held: Tensor, num_held: int, new: Tensor) -> Tensor:
+        """Make room after what the last call returned, or after anything else: held [B, H, N, P], new [B, H, T, P].
 
-        num_held: N; where it is 0, the shape of `held` does not matter. Returns [B, H, N + T, P], a view of the memory.
+        num_held: N; where it is 0, the shape of `held` does not matter. Returns [B, H, N + T, P], a view of the memory,
+        in which the last T tokens are not written yet.
         """
         end = num_held + new.shape[2]
         memory = self._memory
@@ -31,8 +32,7 @@ class GrowingTensor:
             memory = new.new_empty(*new.shape[:2], max(SMALLEST, end + end // 2), new.shape[3])
             if num_held:
                 memory[:, :, :num_held] = held
-        memory[:, :, num_held:end] = new
-        self._memory, self._held = memory, memory[:, :, :end]
+        self._memory, self._held = memory, memory.narrow(2, 0, end)
         return self._held
 
 
@@ -43,19 +43,35 @@ class GrowingLayer(DynamicLayer):
         super().__init__(**settings)
         self._growing = GrowingTensor(), GrowingTensor()
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append keys and values [B, H, T, P]; returns all [B, H, N + T, P]."""
+    def lengthen(self, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
+        """Make room for keys and values [B, H, T, P]; returns all [B, H, N + T, P], the last T not written yet."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None
         assert self.values is not None
         num_held = self.get_seq_length()
         keys, values = self._growing
-        self.keys = keys.append(self.keys, num_held, key_states)
-        self.values = values.append(self.values, num_held, value_states)
+        self.keys = keys.lengthen(self.keys, num_held, key_states)
+        self.values = values.lengthen(self.values, num_held, value_states)
         return self.keys, self.values
 
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append keys and values [B, H, T, P]; returns all [B, H, N + T, P]."""
+        keys, values = self.lengthen(key_states, value_states)
+        num_held = keys.shape[2] - key_states.shape[2]
+        keys[:, :, num_held:], values[:, :, num_held:] = key_states, value_states
+        return keys, values
 
-def growing_cache(num_slots: int) -> Cache:
-    """An empty cache with so many slots, one for every executed layer."""
-    return Cache(layers=[GrowingLayer() for _ in range(num_slots)])
+
+class GrowingCache(Cache):
+    """A cache of transformers whose slots have room for what comes."""
+
+    def __init__(self, num_slots: int) -> None:
+        """An empty cache with so many slots, one for every executed layer."""
+        super().__init__(layers=[GrowingLayer() for _ in range(num_slots)])
+
+    def lengthen(self, key_states: Tensor, value_states: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """Make room in a slot, as `moeut.model.cache.lengthening` says."""
+        layer = self.layers[layer_idx]
+        assert isinstance(layer, GrowingLayer)
+        return layer.lengthen(key_states, value_states)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moeut.generation.growing_cache import growing_cache
+from moeut.generation.growing_cache import GrowingCache
 from moeut.hf.modeling import CACHE_NAME, MoEUTForCausalLM
 
 
@@ -20,5 +20,5 @@ class Writer(MoEUTForCausalLM):
         if input_ids.shape[1] == 0:
             input_ids = torch.full((len(input_ids), 1), self.config.bos_token_id, device=self.device)
             settings["attention_mask"] = torch.ones_like(input_ids)
-        settings.setdefault(CACHE_NAME, growing_cache(self.config.num_hidden_layers))
+        settings.setdefault(CACHE_NAME, GrowingCache(self.config.num_hidden_layers))
         return super().generate(input_ids, **settings)  # pyright: ignore[reportAttributeAccessIssue]

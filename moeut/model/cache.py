@@ -4,6 +4,7 @@ One slot for every executed layer: a layer that is repeated has a slot for each 
 differ from repeat to repeat.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
@@ -30,3 +31,12 @@ class CacheSlot(NamedTuple):
     def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Append keys and values [B, H, T, P]; returns all of this slot's."""
         return self.cache.update(key, value, self.number)
+
+
+def lengthening(cache: Cache | None) -> Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]] | None:
+    """The method `lengthen` of a cache that can be written in place, or None.
+
+    It takes what `update` takes, of which it reads shapes and dtypes, and returns what `update` returns, but for the
+    new keys and values: the caller writes them there.
+    """
+    return getattr(cache, "lengthen", None)

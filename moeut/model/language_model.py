@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy, layer_norm
 
 from moeut.model.cache import Cache
 from moeut.model.initialise import Embedding, Linear, Uniform
+from moeut.model.native_step import logits_of
 from moeut.model.routing import Selection
 from moeut.model.stack import MoEUT, StackConfig
 from moeut.settings import IGNORED_TARGET, STRICT, PositiveFloat, PositiveInt
@@ -106,7 +107,10 @@ class LanguageModel(nn.Module):
             self._ready(vectors), attention_mask, position_ids=position_ids, cache=cache,
             return_routing=return_routing, return_scores=return_scores, return_hidden_states=return_hidden_states,
         )  # fmt: skip
-        logits = self.lm_head(self.norm(stack.hidden_states[:, -logits_to_keep:]))
+        last = stack.hidden_states[:, -logits_to_keep:]
+        logits = logits_of(self.norm, self.lm_head, self.config.expert_backend, last)
+        if logits is None:
+            logits = self.lm_head(self.norm(last))
         loss = entropy = None
         if targets is not None:
             entropy = mean_cross_entropy(logits, targets)

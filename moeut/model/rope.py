@@ -30,8 +30,8 @@ def rotary_phases(positions: Tensor, num_channels: int, theta: float, dtype: tor
     position 1000 from 1001.
     """
     dtype = torch.promote_types(dtype, torch.float32)
-    exponent = torch.arange(0, num_channels, 2, dtype=dtype, device=positions.device) / max(num_channels, 1)
-    angles = positions[:, None, :, None].to(dtype) * theta**-exponent
+    exponent = torch.arange(0, -num_channels, -2, dtype=dtype, device=positions.device) / max(num_channels, 1)
+    angles = positions[:, None, :, None] * theta**exponent
     return Phases(angles.cos(), angles.sin())
 
 

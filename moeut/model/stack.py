@@ -19,7 +19,7 @@ from moeut.model.cache import Cache, CacheSlot
 from moeut.model.halting import ActConfig, HaltingGate, act_loss, advance, begin, decide
 from moeut.model.initialise import InitialWeights, Scheme
 from moeut.model.layer import AttentionConfig, FeedForwardConfig, Layer, NormName, build_attention, build_feed_forward
-from moeut.model.native_step import steps_of
+from moeut.model.native_step import streams_of
 from moeut.model.rope import Phases, num_rotated_channels, rotary_phases
 from moeut.model.routing import Router, Selection, without_scores
 from moeut.model.softmax_routing import SoftmaxRouter
@@ -99,7 +99,7 @@ class StackOutput(NamedTuple):
 class _Passage(NamedTuple):
     """A way through the layers: the stream before and after each, what was selected in each, expected depths after."""
 
-    streams: list[Tensor]
+    streams: list[Tensor] | Tensor
     selections: list[dict[str, Selection]]
     expected_depths: list[Tensor]
 
@@ -152,9 +152,8 @@ class MoEUT(nn.Module):
         past = 0 if cache is None else cache.get_seq_length()
         around = self._surroundings(x, attention_mask, past, causal, position_ids)
         if self.config.halting is None:
-            if not (return_routing or return_scores):
-                around = around._replace(steps=steps_of(self.layers, self.config.expert_backend, x, around))
-            passage = self._straight(x, around, cache, return_scores)
+            passage = None if return_routing or return_scores else self._at_once(x, around, cache)
+            passage = passage or self._straight(x, around, cache, return_scores)
         else:
             may_leave_early = not (self.training or return_routing or return_scores)
             passage = self._halting(x, around, cache, return_scores, self.config.halting, may_leave_early)
@@ -177,6 +176,13 @@ class MoEUT(nn.Module):
             for router in layer.modules()
             if isinstance(router, Router | SoftmaxRouter)
         ]
+
+    def _at_once(self, x: Tensor, around: Surroundings, cache: Cache | None) -> _Passage | None:
+        """One token through all layers, where that can be, without what they select."""
+        if self.training:
+            return None
+        streams = streams_of(self.layers, self.config.schedule, self.config.expert_backend, x, around, cache)
+        return None if streams is None else _Passage(streams, [], [])
 
     def _straight(self, x: Tensor, around: Surroundings, cache: Cache | None, return_scores: bool) -> _Passage:
         """Every token through every layer."""
@@ -216,8 +222,6 @@ class MoEUT(nn.Module):
         index = self.config.schedule[depth]
         layer = self.layers[index]
         slot = None if cache is None else CacheSlot(cache, depth)
-        if around.steps is not None:
-            return around.steps[index](x, around, slot), {}
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(layer, x, around, slot, source, use_reentrant=False)  # pyright: ignore[reportReturnType]
         return layer(x, around, slot, source)

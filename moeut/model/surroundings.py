@@ -3,7 +3,6 @@
 Letters: B batch, T query tokens, N key tokens, d hidden size.
 """
 
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -40,7 +39,7 @@ class Surroundings(NamedTuple):
 
     phases: rotation angles of the query tokens. places: [T] integers, where the queries stand among the keys. mask:
     [B or 1, 1, T, N], True (or 0.0) where a query may look at a key, or None. is_causal: a plain causal triangle, T =
-    N, and no mask. steps: what to take instead of each layer (`moeut.model.native_step`), or None.
+    N, and no mask.
     """
 
     phases: Phases
@@ -48,7 +47,6 @@ class Surroundings(NamedTuple):
     mask: Tensor | None
     is_causal: bool
     tokens: Tokens
-    steps: Sequence[Callable[..., Tensor]] | None = None
 
 
 def token_weights(tokens: Tokens) -> Tensor | None:

@@ -4,6 +4,7 @@ import ctypes
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -254,6 +255,30 @@ def test_compiled_without_graph_breaks(backend: ExpertBackend) -> None:
         ours, theirs = compiled(*leaves), layer(*leaves)
         torch.testing.assert_close(ours, theirs)
         torch.testing.assert_close(torch.autograd.grad(ours, leaves), torch.autograd.grad(theirs, leaves))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "native"], indirect=True)
+def test_a_graph_for_few_routes_without_gradients(backend: ExpertBackend) -> None:
+    """In PyTorch's operations where the backend is made of them: the graph can have them done together."""
+
+    def layer(x: Tensor, up: Tensor, down: Tensor, gates: Tensor, expert: Tensor) -> Tensor:
+        routes = Routes(expert, 4)
+        values = expert_linear(x, up, routes, gates, 2 * x.shape[0], backend=backend)
+        return expert_mlp(x, up, down, routes, gates, backend=backend).sum() + values.cos().sum()
+
+    seen: list[str] = []
+
+    def noting(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., Any]:
+        seen.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    x, up, down, gates = (leaf.detach() for leaf in mlp_leaves(3, 5, 4, 3, 2, exact(backend)))
+    expert = unlike(3, 4, 2, "sentinel")
+    compiled = torch.compile(layer, fullgraph=True, backend=noting)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x, up, down, gates, expert), layer(x, up, down, gates, expert))
+    assert any("moeut.expert" in target for target in seen) == (backend == "native")
+    assert any("embedding_bag" in target for target in seen) == (backend == "cpu")
 
 
 def peak_bytes(run: Callable[[], object]) -> int:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 
 from moeut.generation import growing_cache as cache_module
-from moeut.generation.growing_cache import GrowingTensor, growing_cache
+from moeut.generation.growing_cache import GrowingCache, GrowingTensor
 
 BATCH, HEADS, SIZE = 3, 2, 4
 
@@ -23,7 +23,7 @@ def states(length: int, batch: int = BATCH) -> tuple[torch.Tensor, torch.Tensor]
 def test_the_same_as_a_dynamic_cache(steps: list[tuple[str, int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache_module, "SMALLEST", 4)
-        ours, theirs = growing_cache(2), DynamicCache()
+        ours, theirs = GrowingCache(2), DynamicCache()
         batch = BATCH
         for kind, number in [("append", 2), *steps]:
             if kind == "append":
@@ -54,8 +54,10 @@ def test_memory_moves_only_when_it_is_full() -> None:
     growing, held, places = GrowingTensor(), torch.empty(0), []
     for number in range(600):
         new = torch.randn(1, 2, 1, 3)
-        held = growing.append(held, number, new)
-        assert torch.equal(held[:, :, number:], new)
+        before, held = held, growing.lengthen(held, number, new)
+        assert held.shape == (1, 2, number + 1, 3)
+        held[:, :, number:] = new
+        assert number == 0 or torch.equal(held[:, :, :number], before)
         places.append(held.data_ptr())
     assert held.shape == (1, 2, 600, 3)
     moves = [number for number in range(1, 600) if places[number] != places[number - 1]]

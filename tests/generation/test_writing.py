@@ -8,7 +8,7 @@ from tiny_folder import CONFIG
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Cache, StaticCache
 
-from moeut.generation.growing_cache import GrowingLayer, growing_cache
+from moeut.generation.growing_cache import GrowingCache, GrowingLayer
 from moeut.generation.writing import Writer
 from moeut.hf.modeling import CACHE_NAME, MoEUTForCausalLM
 from moeut.model.language_model import LanguageModel
@@ -86,7 +86,7 @@ def test_a_step_waits_for_nothing_and_is_one_graph(model: LanguageModel, kind: s
 
     def cache() -> Cache:
         if kind == "growing":
-            return growing_cache(CONFIG.num_hidden_layers)
+            return GrowingCache(CONFIG.num_hidden_layers)
         return StaticCache(config=hf.config, max_cache_len=8)
 
     with torch.no_grad():

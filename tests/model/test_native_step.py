@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import DynamicCache
 
-from moeut.generation.growing_cache import growing_cache
+from moeut.experts import native
+from moeut.generation.growing_cache import GrowingCache
 from moeut.model.attention import DenseAttentionConfig
 from moeut.model.cache import Cache
 from moeut.model.language_model import LanguageModel, ModelConfig
-from moeut.model.native_step import LayerStep, steps_of
 from moeut.model.sigma_moe import SigmaMoEConfig
 from moeut.model.switchhead import SwitchHeadConfig
 
@@ -47,17 +47,16 @@ def build(config: ModelConfig, dtype: torch.dtype = torch.float64) -> LanguageMo
 
 
 @pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One entry for each layer that was taken in C++."""
-    taken: list[int] = []
-    take = LayerStep.__call__
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was computed in C++, one entry a call: "step" for all layers, "head"."""
+    made: list[str] = []
 
-    def counted(self: LayerStep, *arguments: Any) -> Tensor:
-        taken.append(1)
-        return take(self, *arguments)
+    def noted(name: str, *arguments: Any) -> None:
+        made.append(name)
+        native.call(name, *arguments)
 
-    monkeypatch.setattr(LayerStep, "__call__", counted)
-    return taken
+    monkeypatch.setattr("moeut.model.native_step.call", noted)
+    return made
 
 
 def decode(model: LanguageModel, tokens: Tensor, cache: Cache, first: int, **settings: Any) -> Tensor:
@@ -71,34 +70,36 @@ def decode(model: LanguageModel, tokens: Tensor, cache: Cache, first: int, **set
 @pytest.mark.parametrize("feed_forward", FEED_FORWARDS, ids=range(len(FEED_FORWARDS)))
 @pytest.mark.parametrize("batch", [1, 3])
 def test_steps_are_what_the_layers_compute(
-    attention: SwitchHeadConfig, feed_forward: SigmaMoEConfig, batch: int, steps: list[int]
+    attention: SwitchHeadConfig, feed_forward: SigmaMoEConfig, batch: int, calls: list[str]
 ) -> None:
     model = build(replace(CONFIG, attention=attention, feed_forward=feed_forward))
     tokens = torch.randint(50, (batch, 9))
     with torch.no_grad():
         expected = model(tokens).logits
-    assert steps == []
-    for cache in (growing_cache(4), DynamicCache()):
+    assert calls == []
+    for cache in (GrowingCache(4), DynamicCache()):
         assert_close(decode(model, tokens, cache, 4), expected, rtol=1e-10, atol=1e-12)
-    assert len(steps) == 2 * 5 * 4
+    assert calls == ["step", "head"] * 5 * 2
 
 
-def test_the_first_token_and_places_of_ones_own(steps: list[int]) -> None:
+def test_the_first_token_and_places_of_ones_own(calls: list[str]) -> None:
     model = build(CONFIG)
     tokens, places = torch.randint(50, (3, 1)), torch.tensor([[5], [0], [1000]])
     with torch.no_grad():
         alone = model(tokens, position_ids=places).logits
-        cached = model(tokens, position_ids=places, cache=growing_cache(4)).logits
-        hidden = model(tokens, return_hidden_states=True).hidden_states
-    assert len(steps) == 12
-    with_gradients = model(tokens, position_ids=places)
-    assert len(steps) == 12
+        cached = model(tokens, position_ids=places, cache=GrowingCache(4)).logits
+        hidden = model(tokens, position_ids=places, return_hidden_states=True).hidden_states
+    assert calls == ["step", "head"] * 3
+    with_gradients = model(tokens, position_ids=places, return_hidden_states=True)
+    assert len(calls) == 6
     assert_close(alone, with_gradients.logits.detach(), rtol=1e-10, atol=1e-12)
     assert_close(cached, alone)
     assert hidden is not None
+    assert with_gradients.hidden_states is not None
     assert len(hidden) == 5
+    assert_close(torch.cat(hidden), torch.cat(with_gradients.hidden_states).detach(), rtol=1e-10, atol=1e-12)
     with torch.no_grad():  # rotated by places that differ, to keys that do not
-        cache, later = growing_cache(4), torch.tensor([[9], [1], [1001]])
+        cache, later = GrowingCache(4), torch.tensor([[9], [1], [1001]])
         model(tokens, position_ids=places, cache=cache)
         stepped = model(tokens, position_ids=later, cache=cache).logits
         both = model(tokens.expand(3, 2), position_ids=torch.cat([places, later], dim=1)).logits
@@ -108,12 +109,39 @@ def test_the_first_token_and_places_of_ones_own(steps: list[int]) -> None:
 def test_two_threads_and_single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build(replace(CONFIG, hidden_size=40))
     tokens = torch.randint(50, (2, 6))
-    expected = decode(model, tokens, growing_cache(4), 3)
+    expected = decode(model, tokens, GrowingCache(4), 3)
     monkeypatch.setattr("moeut.model.native_step.shares_of", lambda macs: 3)
-    shared = decode(model, tokens, growing_cache(4), 3)
-    assert_close(shared, expected)
-    assert torch.equal(decode(model, tokens, growing_cache(4), 3), shared)
-    assert_close(decode(model.float(), tokens, growing_cache(4), 3).double(), expected, rtol=1e-3, atol=1e-3)
+    for cache in (GrowingCache, lambda num_slots: DynamicCache()):
+        shared = decode(model, tokens, cache(4), 3)
+        assert_close(shared, expected)
+        assert torch.equal(decode(model, tokens, cache(4), 3), shared)
+    assert_close(decode(model.float(), tokens, GrowingCache(4), 3).double(), expected, rtol=1e-3, atol=1e-3)
+
+
+class BrokenCache(DynamicCache):
+    """A cache whose slot 2 takes nothing."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
+        if layer_idx == 2:
+            raise OSError("no memory is left on the disk")
+        assert layer_idx < 2, "slots after one that failed are left alone"
+        return super().update(key_states, value_states, layer_idx)
+
+
+def test_what_a_cache_raises_is_raised() -> None:
+    with torch.no_grad(), pytest.raises(OSError, match="no memory is left on the disk"):
+        build(CONFIG)(torch.tensor([[1]]), cache=BrokenCache())
+
+
+@pytest.mark.parametrize("kind", [GrowingCache, lambda num_slots: DynamicCache()], ids=["growing", "dynamic"])
+def test_a_cache_of_other_sequences_is_refused(kind: Any) -> None:
+    model, cache = build(CONFIG), kind(4)
+    with torch.no_grad():
+        model(torch.tensor([[1]]), cache=cache)
+        with pytest.raises((ValueError, RuntimeError), match=r"cache: keys|Sizes of tensors must match"):
+            model(torch.tensor([[1], [2]]), cache=cache)
+        with pytest.raises(ValueError, match=r"cache: .*torch.float64, cannot follow on from .*torch.float32"):
+            model.float()(torch.tensor([[1]]), cache=cache)
 
 
 @pytest.mark.parametrize("where", ["router.weight", "up_experts"])
@@ -142,17 +170,17 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_layers_are_left_alone(name: str, steps: list[int]) -> None:
+def test_other_layers_are_left_alone(name: str, calls: list[str]) -> None:
     with torch.no_grad():
         build(OTHERS[name])(torch.tensor([[1]]))
-    assert steps == []
+    assert "step" not in calls
 
 
 class Adapter(nn.Linear):
     """What an adapter puts in the place of a linear map."""
 
 
-def test_layers_that_somebody_would_miss_are_left_alone(steps: list[int]) -> None:
+def test_layers_that_somebody_would_miss_are_left_alone(calls: list[str]) -> None:
     model, token = build(CONFIG), torch.tensor([[1]])
     layer: Any = model.stack.layers[0]
     router, attention = layer.feed_forward.router, layer.attention
@@ -171,15 +199,43 @@ def test_layers_that_somebody_would_miss_are_left_alone(steps: list[int]) -> Non
         dense, attention.q_proj = attention.q_proj, Adapter(13, 12, bias=False).double()
         model(token)
         attention.q_proj = dense
+        experts = attention.v_experts
+        attention.v_experts = nn.Parameter(experts.mT.contiguous().mT)
+        model(token)
+        attention.v_experts = experts
+        config = router.config  # of one layer of two: they are no longer alike
+        router.config = replace(config, num_experts_per_tok=2)
+        model(token)
+        router.config = config
+        assert "step" not in calls
+        assert "head" in calls
+        calls.clear()
+        model.lm_head.register_forward_hook(lambda *_: None)
+        model(token)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         model(token)
+    assert calls == ["step"]
     with torch.no_grad():
-        assert steps == []
         build(CONFIG, torch.bfloat16)(token)
         model(token, attention_mask=torch.tensor([[True]]))
-        assert steps == []
+        assert calls == ["step"]
         model(token)
-    assert len(steps) == 4
+    assert calls == ["step"] * 2
+
+
+def test_heads_that_are_no_norm_and_map_with_bias_are_left_alone(calls: list[str]) -> None:
+    token = torch.tensor([[1]])
+    with torch.no_grad():
+        for config in (replace(CONFIG, norm="post"), replace(CONFIG, final_norm=False)):
+            build(config)(token)
+        model = build(CONFIG)
+        model.lm_head = Adapter(13, 50).double()  # pyright: ignore[reportAttributeAccessIssue]
+        model(token)
+        assert "head" not in calls
+        tied = build(replace(CONFIG, tie_word_embeddings=True))
+        one, two = tied(token).logits, tied(token.expand(1, 2)).logits
+    assert calls[-1] == "head"
+    assert_close(one, two[:, :1], rtol=1e-10, atol=1e-12)
 
 
 def test_a_compiled_graph_has_the_layers_themselves() -> None:
@@ -190,13 +246,11 @@ def test_a_compiled_graph_has_the_layers_themselves() -> None:
         assert_close(compiled(token).logits, model(token).logits)
 
 
-def test_more_than_a_token_is_no_step() -> None:
+def test_more_than_a_token_is_no_step(calls: list[str]) -> None:
     model = build(CONFIG)
-    x = torch.randn(1, 2, 13, dtype=torch.float64)
-    around = model.stack._surroundings(x, None, 0, True, None)
     with torch.no_grad():
-        assert steps_of(model.stack.layers, "native", x, around) is None
-        one = model.stack._surroundings(x[:, :1], None, 0, True, None)
-        assert steps_of(model.stack.layers, "native", x[:, :1], one) is not None
-        assert steps_of(model.stack.layers, "native", x[:, :1], around._replace(mask=torch.ones(1, 1, 1, 1))) is None
-    assert steps_of(model.stack.layers, "native", x[:, :1], one) is None
+        several = model(torch.tensor([[1, 2]])).logits
+        assert calls == []
+        last = model(torch.tensor([[1, 2]]), logits_to_keep=1).logits
+    assert calls == ["head"]
+    assert_close(last, several[:, 1:], rtol=1e-10, atol=1e-12)
