@@ -20,7 +20,7 @@ import moeut
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKDOWN = sorted(
-    page for pattern in ("*.md", "docs/*.md", "recipes/**/*.md", "benchmarks/**/*.md") for page in ROOT.glob(pattern)
+    page for pattern in ("*.md", "docs/**/*.md", "recipes/**/*.md", "benchmarks/**/*.md") for page in ROOT.glob(pattern)
 )
 PAGES = [page for page in MARKDOWN if page.name == "README.md" or page.parent.name == "docs"]
 SHELLS = {"bash", "console"}

@@ -69,10 +69,12 @@ def draw(chart: Chart, by_system: Mapping[str, Sequence[Point]], folder: Path) -
 
 def draw_learning(by_entrant: Mapping[str, Sequence[tuple[float, float]]], folder: Path) -> None:
     """The same for learning curves."""
+    from matplotlib.ticker import EngFormatter
+
     with _figure(folder / LEARNING, "tokens learnt from", "nats a token, in training") as axes:
         for name, points in by_entrant.items():
             axes.plot(*zip(*points, strict=True), label=name, linewidth=1)
-        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(EngFormatter())
 
 
 @contextmanager
