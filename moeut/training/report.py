@@ -194,8 +194,10 @@ def finished(run: Path, num_steps: int) -> Perplexity | None:
 
 def given_up(run: Path) -> str | None:
     """Where and when a run stopped being finite and ended; None of one that did not end so."""
-    last = next(reversed(read_lines(run / METRICS)), {"split": None})
-    return f"step {last['step']:,}: not finite is {last['not_finite']}" if last["split"] == GIVEN_UP else None
+    for line in read_lines(run / METRICS)[-1:]:
+        if line.get("split") == GIVEN_UP:
+            return f"step {line['step']:,}: not finite is {line['not_finite']}"
+    return None
 
 
 def human(num_bytes: int) -> str:

@@ -40,10 +40,7 @@ def curves(chart: Chart, findings: Findings) -> dict[str, list[Point]]:
 def learning_curves(findings: Findings, out: Path) -> dict[str, list[tuple[float, float]]]:
     """Tokens and cross entropy in training of each entrant's first finished run; `out` has the runs."""
     found: dict[str, list[tuple[float, float]]] = {}
-    for entrant in findings.study.entrants:
-        run = findings.first_run(entrant)
-        if run is None:
-            continue
+    for entrant, run in findings.first_runs():
         lines = [line for line in read_metrics(run.folder(out)) if line["split"] == "train"]
         found[f"{entrant.system} {entrant.place}"] = [
             (line["tokens"], line["cross_entropy"])

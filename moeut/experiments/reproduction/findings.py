@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -31,19 +31,20 @@ class Findings:
     @cached_property
     def estimates(self) -> dict[str, dict[str, Estimate]]:
         """Means over the finished seeds of each entrant, by its name."""
-        finished = {
-            name: [self.numbers[run.name] for run in runs if run.name in self.numbers]
-            for name, runs in self.judged.items()
-        }
+        finished = {name: [self.numbers[run.name] for run in self._finished(name)] for name in self.judged}
         return {name: estimates(seeds) for name, seeds in finished.items() if seeds}
 
-    def first_run(self, entrant: Entrant) -> Run | None:
-        """The finished run of an entrant's first seed that has one."""
-        return next((run for run in self.judged[entrant.name] if run.name in self.numbers), None)
+    def first_runs(self) -> Iterator[tuple[Entrant, Run]]:
+        """Entrants that have a finished run, each with that of its first seed."""
+        for entrant in self.study.entrants:
+            yield from ((entrant, run) for run in self._finished(entrant.name)[:1])
 
     def estimate(self, quantity: Quantity) -> Estimate | None:
         """A number over seeds; None where it is not known."""
         return self.estimates.get(quantity.entrant.name, {}).get(quantity.metric)
+
+    def _finished(self, name: str) -> list[Run]:
+        return [run for run in self.judged[name] if run.name in self.numbers]
 
 
 class Verdict(NamedTuple):
@@ -79,12 +80,12 @@ def total(findings: Findings, terms: Sequence[tuple[Quantity, int]]) -> Estimate
 
     A number that occurs twice has an error that counts twice. seeds: the fewest.
     """
-    factors: Counter[tuple[str, str]] = Counter()
+    factors: Counter[Quantity] = Counter()
     for quantity, sign in terms:
-        factors[quantity.entrant.name, quantity.metric] += sign
-    known = {(entrant, metric): findings.estimates.get(entrant, {}).get(metric) for entrant, metric in factors}
-    found = [(factors[name], estimate) for name, estimate in known.items() if estimate is not None]
-    if len(found) < len(known):
+        factors[quantity] += sign
+    estimated = [(factor, findings.estimate(quantity)) for quantity, factor in factors.items()]
+    found = [(factor, estimate) for factor, estimate in estimated if estimate is not None]
+    if len(found) < len(estimated):
         return None
     return Estimate(
         sum(factor * estimate.mean for factor, estimate in found),

@@ -11,6 +11,7 @@ import io
 import math
 import os
 import platform
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -62,17 +63,14 @@ def pictures(findings: Findings, folder: Path) -> dict[str, str]:
     What is not there was not drawn: matplotlib was missing then.
     """
     copied: dict[str, str] = {}
-    for entrant in findings.study.entrants:
-        run = findings.first_run(entrant)
-        if run is None:
-            continue
+    for entrant, run in findings.first_runs():
         for path, title in findings.study.pictures.items():
             name = f"{run.name}-{Path(path).name}"
             for form in FORMATS:
                 picture = run.folder(folder.parent) / f"{path}.{form}"
                 if picture.is_file():
                     with replacing(folder / f"{name}.{form}") as file:
-                        file.write_bytes(picture.read_bytes())
+                        shutil.copyfile(picture, file)
                     copied[name] = f"{entrant.system} {entrant.place}, {title}"
     return copied
 
