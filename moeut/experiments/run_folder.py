@@ -57,7 +57,7 @@ def claimed(
 def gone_on_with(run: Path, config: RunConfig) -> RunConfig:
     """`config` as the run began with it, if it is the same."""
     if not (run / RUN_CONFIG).exists():
-        raise ValueError(f"{run}: has checkpoints but no {RUN_CONFIG}; choose another run folder with --run")
+        raise ValueError(f"{run}: is a run without its {RUN_CONFIG}; choose another run folder with --run")
     saved = validate(RunConfig, read_yaml(run / RUN_CONFIG))
     config = _with_resolved(config, saved)
     changed = differences(to_tree(saved), to_tree(config))

@@ -86,7 +86,7 @@ def test_a_folder_belongs_to_one_configuration(config: RunConfig, tmp_path: Path
     with pytest.raises(ValueError, match=r"another configuration \(training\.seed: 0, now 1\)"):
         train(other, run, quiet=True)
     (run / "config.yaml").unlink()
-    with pytest.raises(ValueError, match=r"checkpoints but no config\.yaml"):
+    with pytest.raises(ValueError, match=r"a run without its config\.yaml"):
         train(config, run, quiet=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="a file is in the way"):

@@ -139,6 +139,10 @@ def _finish(
             raise FailedRunError("ended well, but without results")
     file = measured_file(folder, study)
     if measure is not None and not file.is_file():
+        if not checkpoints(folder):
+            raise FailedRunError(
+                f"finished, but of its model only the record is left; remove {folder}, and it is trained again"
+            )
         file.parent.mkdir(exist_ok=True)
         with progress:
             write_json(file, measure(folder))

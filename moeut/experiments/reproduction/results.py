@@ -12,7 +12,7 @@ from moeut.experiments.reproduction.runs import Run
 from moeut.experiments.reproduction.study import Study
 from moeut.experiments.run_folder import gone_on_with
 from moeut.model.tensor_files import read_json
-from moeut.training.report import finished, read_metrics
+from moeut.training.report import METRICS, finished, read_metrics
 from moeut.training.retention import checkpoints
 
 Numbers = dict[str, float]
@@ -36,9 +36,10 @@ def trained_numbers(run: Path, config: RunConfig) -> Numbers | None:
 
     Of held-out text: `moeut.evaluation.perplexity.Perplexity`. hours of training; seconds_per_step, the median of the
     reports; memory_bytes, the most. dead_experts: of all routers in the last report. usage_entropy: the least there.
-    Raises ValueError where the folder belongs to another configuration.
+    The record of a run is enough, its configuration and its metrics: checkpoints may have been removed. Raises
+    ValueError where the folder belongs to another configuration.
     """
-    if not checkpoints(run):
+    if not (run / METRICS).is_file() and not checkpoints(run):
         return None
     gone_on_with(run, config)
     scores = finished(run, config.training.num_steps)

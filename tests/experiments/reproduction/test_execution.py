@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from moeut.experiments.reproduction.execution import (
     run_child,
     train_command,
 )
-from moeut.experiments.reproduction.results import numbers_of
+from moeut.experiments.reproduction.results import measured_file, numbers_of
 from moeut.experiments.reproduction.runs import Effort, Run, wanted
 from moeut.experiments.reproduction.study import Study
 from moeut.training.progress import Progress
@@ -70,6 +71,18 @@ def test_runs_are_carried_out_measured_and_not_done_again(tmp_path: Path, capfd:
     carry_out(study, lambda: runs[1:], manner, measure, QUIET)
     assert len(measured) == 2
     assert {path: path.stat().st_mtime_ns for path in manner.out.rglob("*") if path.is_file()} == files
+
+    # Of one only the record is left. It counts as long as all that is asked of it is known.
+    folder, measurement = runs[1].folder(manner.out), measured_file(runs[1].folder(manner.out), study)
+    shutil.rmtree(folder / "checkpoints")
+    assert carry_out(study, lambda: runs[1:], manner, measure, QUIET) == ({}, {}, {})
+    measurement.unlink()
+    record = (folder / "metrics.jsonl").read_bytes()
+    outcome = carry_out(study, lambda: runs[1:], manner, measure, QUIET)
+    assert outcome.failed[runs[1].name] == (
+        f"finished, but of its model only the record is left; remove {folder}, and it is trained again"
+    )
+    assert (folder / "metrics.jsonl").read_bytes() == record
 
 
 def test_two_processes_share_the_runs(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +48,8 @@ def test_numbers_of_a_run(tmp_path: Path):
     write_json(measured_file(folder, study), {"update": 1.5})
     assert numbers_of(run, with_measure, out) == numbers | {"update": 1.5}
 
+    shutil.rmtree(folder / "checkpoints")
+    assert numbers_of(run, with_measure, out) == numbers | {"update": 1.5}
     other = replace(config, training=replace(config.training, seed=1))
     with pytest.raises(ValueError, match=r"another configuration \(training\.seed: 0, now 1\)"):
         trained_numbers(folder, other)
