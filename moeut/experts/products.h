@@ -76,6 +76,20 @@ int64_t panels(int64_t k, int64_t q) {
   return k * ((q + kColumns<W> - 1) / kColumns<W> * kColumns<W>);
 }
 
+// to ← factor · from, whole vectors of numbers. Written out, because compilers take such a short loop apart.
+template <int64_t vectors, class W, class T>
+inline void scaled(W* to, const T* from, W factor) {
+  Vector<W> part[vectors];
+  if constexpr (std::is_same_v<T, W>) {
+    for (int64_t v = 0; v < vectors; ++v) part[v] = factor * reinterpret_cast<const Vector<W>*>(from)[v];
+  } else {
+    W wide[vectors * kLanes<W>];
+    for (int64_t c = 0; c < vectors * kLanes<W>; ++c) wide[c] = factor * widen(from[c]);
+    std::memcpy(part, wide, sizeof part);
+  }
+  std::memcpy(to, part, sizeof part);
+}
+
 // right ← [k, q] with the rows row(t), each times scale(t)
 template <class W, class Row, class Scale>
 void pack_right(int64_t k, int64_t q, W* right, Row row, Scale scale) {
@@ -84,8 +98,7 @@ void pack_right(int64_t k, int64_t q, W* right, Row row, Scale scale) {
     const W factor = scale(t);
     W* to = right + t * kColumns<W>;
     int64_t j = 0;
-    for (; j + kColumns<W> <= q; j += kColumns<W>, to += k * kColumns<W>)
-      for (int64_t c = 0; c < kColumns<W>; ++c) to[c] = factor * widen(from[j + c]);
+    for (; j + kColumns<W> <= q; j += kColumns<W>, to += k * kColumns<W>) scaled<2>(to, from + j, factor);
     for (int64_t c = 0; j < q && c < kColumns<W>; ++c) to[c] = j + c < q ? factor * widen(from[j + c]) : W(0);
   }
 }
@@ -93,27 +106,29 @@ void pack_right(int64_t k, int64_t q, W* right, Row row, Scale scale) {
 // right ← matrixᵀ [k, q], matrix [q, k]
 template <class T>
 void pack_right_transposed(int64_t k, int64_t q, Wide<T>* right, const T* matrix) {
-  constexpr int64_t columns = kColumns<Wide<T>>;
-  for (int64_t j = 0; j < q; ++j) {
-    Wide<T>* to = right + j / columns * columns * k + j % columns;
-    for (int64_t t = 0; t < k; ++t) to[t * columns] = widen(matrix[j * k + t]);
-  }
-  // What stands beside the last columns must be numbers, but is not used.
-  for (int64_t j = q; j % columns; ++j)
-    for (int64_t t = 0; t < k; ++t) right[j / columns * columns * k + j % columns + t * columns] = 0;
+  using W = Wide<T>;
+  for (int64_t j = 0; j < q; j += kColumns<W>)
+    for (int64_t t = 0; t < k; ++t, right += kColumns<W>) {
+      const T* from = matrix + j * k + t;
+      if (j + kColumns<W> <= q)
+        for (int64_t c = 0; c < kColumns<W>; ++c) right[c] = widen(from[c * k]);
+      else
+        for (int64_t c = 0; c < kColumns<W>; ++c) right[c] = j + c < q ? widen(from[c * k]) : W(0);
+    }
 }
 
-// left ← the transpose [p, n] of [n, p] with the rows row(t), each times scale(t)
+// left ← a panel [n, kRows]: the first columns, at most `columns`, of the rows row(t), each times scale(t). Whole vectors are
+// copied where there are so many columns: the next row, or room for kRows more numbers, lies behind.
 template <class W, class Row, class Scale>
-void pack_left(int64_t n, int64_t p, W* left, Row row, Scale scale) {
-  for (int64_t t = 0; t < n; ++t) {
+void pack_left_panel(int64_t n, int64_t columns, W* left, Row row, Scale scale) {
+  constexpr int64_t vectors = (kRows + kLanes<W> - 1) / kLanes<W>;
+  for (int64_t t = 0; t < n; ++t, left += kRows) {
     const auto* from = row(t);
     const W factor = scale(t);
-    W* to = left + t * kRows;
-    int64_t i = 0;
-    for (; i + kRows <= p; i += kRows, to += n * kRows)
-      for (int c = 0; c < kRows; ++c) to[c] = factor * widen(from[i + c]);
-    for (int c = 0; i + c < p; ++c) to[c] = factor * widen(from[i + c]);
+    if (columns >= vectors * kLanes<W>)
+      scaled<vectors>(left, from, factor);
+    else
+      for (int c = 0; c < std::min<int64_t>(columns, kRows); ++c) left[c] = factor * widen(from[c]);
   }
 }
 
@@ -150,12 +165,30 @@ struct AsPanels {
   AsPanels from(int64_t i, int64_t k) const { return {panel + i * k}; }
 };
 
-template <int M, class W, class Left, class Use>
-inline void tile(int64_t k, Left left, const W* right, int64_t i, int64_t j, int64_t columns, Use& use) {
+// What will be read next is fetched while a tile is computed, a line for each of its k steps: a core waits for few lines at a
+// time, and asking for many at once would make it wait for all of them.
+struct Nothing {
+  void operator()(int64_t, int64_t) const {}
+};
+
+// Of rows that lie anywhere, the columns from `column` on: a line of each in the first tile, the next in the second, ..
+template <class W, class Row>
+struct LinesOf {
+  Row row;
+  int64_t column, width;
+  void operator()(int64_t i, int64_t t) const {
+    const int64_t at = column + i / kRows * int64_t(64 / sizeof(W));
+    if (at < width) __builtin_prefetch(row(t) + at);
+  }
+};
+
+template <int M, class W, class Left, class Use, class Ahead>
+inline void tile(int64_t k, Left left, const W* right, int64_t i, int64_t j, int64_t columns, Use& use, Ahead ahead) {
   Vector<W> sums[M][2] = {};
   for (int m = 0; m < M; ++m) use.soon(i + m, j);
   for (int64_t t = 0; t < k; ++t, right += kColumns<W>) {
     const auto* pair = reinterpret_cast<const Vector<W>*>(right);
+    ahead(i, t);
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m) {
       const W factor = left(m, t);
@@ -172,21 +205,31 @@ inline void tile(int64_t k, Left left, const W* right, int64_t i, int64_t j, int
   }
 }
 
-template <int M, class W, class Left, class Use>
+template <int M, class W, class Left, class Use, class Ahead>
 inline void last_tile(int64_t rows, int64_t k, Left left, const W* right, int64_t i, int64_t j, int64_t columns,
-                      Use& use) {
-  if (rows == M) return tile<M>(k, left, right, i, j, columns, use);
-  if constexpr (M > 1) last_tile<M - 1>(rows, k, left, right, i, j, columns, use);
+                      Use& use, Ahead ahead) {
+  if (rows == M) return tile<M>(k, left, right, i, j, columns, use, ahead);
+  if constexpr (M > 1) last_tile<M - 1>(rows, k, left, right, i, j, columns, use, ahead);
+}
+
+// One panel of the right side, columns from j on.
+template <class W, class Left, class Use, class Ahead>
+void product_with_panel(int64_t n, int64_t k, int64_t columns, Left left, const W* panel, int64_t j, Use& use,
+                        Ahead ahead) {
+  int64_t i = 0;
+  for (; i + kRows <= n; i += kRows) tile<kRows>(k, left.from(i, k), panel, i, j, columns, use, ahead);
+  if (i < n) last_tile<kRows - 1>(n - i, k, left.from(i, k), panel, i, j, columns, use, ahead);
 }
 
 // Call use(i, j, columns, sums) for the sums of row i from column j on.
-template <class W, class Left, class Use>
-void product(int64_t n, int64_t k, int64_t q, Left left, const W* right, Use use) {
+template <class W, class Left, class Use, class Ahead = Nothing>
+void product(int64_t n, int64_t k, int64_t q, Left left, const W* right, Use use, Ahead ahead = {}) {
   for (int64_t j = 0; j < q; j += kColumns<W>, right += k * kColumns<W>) {
     const int64_t columns = std::min(kColumns<W>, q - j);
-    int64_t i = 0;
-    for (; i + kRows <= n; i += kRows) tile<kRows>(k, left.from(i, k), right, i, j, columns, use);
-    if (i < n) last_tile<kRows - 1>(n - i, k, left.from(i, k), right, i, j, columns, use);
+    if (j == 0)
+      product_with_panel(n, k, columns, left, right, j, use, ahead);
+    else
+      product_with_panel(n, k, columns, left, right, j, use, Nothing());
   }
 }
 
@@ -213,6 +256,7 @@ template <class W, How how>
 struct Into {  // a matrix of `width` columns
   W* matrix;
   int64_t width;
+  Into from(int64_t i) const { return {matrix + i * width, width}; }
   void soon(int64_t, int64_t) const {}
   inline void operator()(int64_t i, int64_t j, int64_t columns, const W* sums) const {
     W* to = matrix + i * width + j;
@@ -226,7 +270,9 @@ template <class W>
 struct AddToRows {  // wherever they lie, each weighted
   W* const* rows;
   const W* weights;  // or null
-  void soon(int64_t i, int64_t j) const { __builtin_prefetch(rows[i] + j, 1); }
+  void soon(int64_t i, int64_t j) const {
+    for (int64_t c = 0; c < kColumns<W>; c += kLanes<W>) __builtin_prefetch(rows[i] + j + c, 1);
+  }
   inline void operator()(int64_t i, int64_t j, int64_t columns, const W* sums) const {
     W* to = rows[i] + j;
     const W weight = weights ? weights[i] : W(1);
@@ -307,24 +353,44 @@ struct Matrices {
   }
 };
 
-// leftᵀ right, left [n, p], right [n, q], rows as their functions give them: written, or added if `more`.
+// leftᵀ right, left [n, p], right [n, q], rows as their functions give them: written, or added if `more`. The narrower side
+// is packed as a whole; of the other, which may be longer than a cache, a panel at a time just before it is used.
 template <class W>
 struct Outer {
   int64_t p, q;
   std::unique_ptr<W[]> left, right;
 
   Outer(int64_t p, int64_t q, int64_t limit, bool needed)
-      : p(p), q(q), left(room<W>(needed ? limit * (p + kRows) : 0)), right(room<W>(needed ? panels<W>(limit, q) : 0)) {}
+      : p(p), q(q), left(room<W>(needed ? (limit + 1) * (p < q ? p + kRows : kRows) : 0)),
+        right(room<W>(needed ? panels<W>(limit, p < q ? 1 : q) : 0)) {}
 
   template <class Left, class Right, class LeftScale, class RightScale>
   void operator()(int64_t n, Left left_row, LeftScale left_scale, Right right_row, RightScale right_scale, W* target,
                   bool more) {
-    pack_left(n, p, left.get(), left_row, left_scale);
-    pack_right(n, q, right.get(), right_row, right_scale);
+    const auto multiply = [&](auto into) {
+      if (p < q) {
+        for (int64_t i = 0; i < p; i += kRows)
+          pack_left_panel(n, p - i, left.get() + i * n, [&](int64_t t) { return left_row(t) + i; }, left_scale);
+        for (int64_t j = 0; j < q; j += kColumns<W>) {
+          const int64_t columns = std::min(kColumns<W>, q - j);
+          pack_right(n, columns, right.get(), [&](int64_t t) { return right_row(t) + j; }, right_scale);
+          product_with_panel(p, n, columns, AsPanels<W>{left.get()}, right.get(), j, into,
+                             LinesOf<W, Right>{right_row, j + kColumns<W>, q});
+        }
+      } else {
+        pack_right(n, q, right.get(), right_row, right_scale);
+        for (int64_t i = 0; i < p; i += kRows) {
+          pack_left_panel(n, p - i, left.get(), [&](int64_t t) { return left_row(t) + i; }, left_scale);
+          // Of the next panel the first column may lie in the last line of this one, which is at hand.
+          product(std::min<int64_t>(kRows, p - i), n, q, AsPanels<W>{left.get()}, right.get(), into.from(i),
+                  LinesOf<W, Left>{left_row, i + kRows + int64_t(63 / sizeof(W)), p});
+        }
+      }
+    };
     if (more)
-      product(p, n, q, AsPanels<W>{left.get()}, right.get(), Into<W, How::kAdd>{target, q});
+      multiply(Into<W, How::kAdd>{target, q});
     else
-      product(p, n, q, AsPanels<W>{left.get()}, right.get(), Into<W, How::kWrite>{target, q});
+      multiply(Into<W, How::kWrite>{target, q});
   }
 };
 
