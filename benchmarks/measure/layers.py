@@ -29,5 +29,11 @@ def run_both(layer: Callable[..., Tensor], leaves: tuple[Tensor, ...]) -> list[T
 
 
 def close(ours: list[Tensor], theirs: list[Tensor], limit: float) -> bool:
-    """Whether the largest error of each tensor is at most `limit` times its largest value."""
-    return all((a.float() - b.float()).abs().max() <= limit * b.abs().max() for a, b in zip(ours, theirs, strict=True))
+    """Whether errors are at most `limit` times the largest value, but for one number in a thousand of each tensor.
+
+    A hidden unit within rounding of zero has a gradient in one computation and none in another: a row then differs.
+    """
+    return all(
+        a.isfinite().all() and ((a.float() - b.float()).abs() > limit * b.abs().max()).float().mean() <= 1e-3
+        for a, b in zip(ours, theirs, strict=True)
+    )

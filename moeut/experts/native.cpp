@@ -22,7 +22,9 @@ namespace {
 
 using namespace moeut;
 
-constexpr int64_t kPieceBytes = 512 * 1024;  // of the rows of a piece: a core's second-level cache, with a matrix
+// Of the rows of a piece. More do not stay in a core's second-level cache while a matrix goes by; with fewer, most experts
+// need a second piece, which reads the gradient of the matrix back to add to it.
+constexpr int64_t kPieceBytes = 1024 * 1024;
 
 // ---- threads -------------------------------------------------------------------------------------------------------
 

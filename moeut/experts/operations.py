@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.library import CustomOpDef  # pyright: ignore[reportPrivateImportUsage]
+from torch._ops import OpOverload
 
 from moeut.experts.reference import accumulation_dtype
 from moeut.experts.routes import Routes
@@ -60,10 +60,10 @@ class FewRoutes(NamedTuple):
 class Ops(NamedTuple):
     """The same functions as custom ops."""
 
-    mlp: CustomOpDef
-    mlp_backward: CustomOpDef
-    linear: CustomOpDef
-    linear_backward: CustomOpDef
+    mlp: OpOverload
+    mlp_backward: OpOverload
+    linear: OpOverload
+    linear_backward: OpOverload
 
 
 class Operations(NamedTuple):
@@ -92,16 +92,13 @@ def operations(
         hidden = x.new_empty((order.shape[0] if keep_hidden else 0, up.shape[2]), dtype=hidden_dtype(x.dtype))
         return x.new_empty(x.shape), hidden
 
+    shapes = Kernels(mlp_shapes, _mlp_backward_shapes, _linear_shapes, _linear_backward_shapes)
     ops = Ops(
         *(
-            torch.library.custom_op(f"moeut::expert_{kind}_{backend}", mutates_args=())(kernel)
-            for kind, kernel in kernels._asdict().items()
+            _custom_op(f"expert_{kind}_{backend}", kernel, fake)
+            for (kind, kernel), fake in zip(kernels._asdict().items(), shapes, strict=True)
         )
     )
-    for op, shapes in zip(
-        ops, (mlp_shapes, _mlp_backward_shapes, _linear_shapes, _linear_backward_shapes), strict=True
-    ):
-        op.register_fake(shapes)
 
     def differentiate_mlp(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         needed = [ctx.needs_input_grad[i] for i in (0, 1, 2, 5)]
@@ -115,8 +112,8 @@ def operations(
         dx, dweight, dgates = (gradient if need else None for gradient, need in zip(gradients, needed, strict=True))
         return dx, dweight, None, None, dgates, None
 
-    ops.mlp.register_autograd(differentiate_mlp, setup_context=_save_mlp)
-    ops.linear.register_autograd(differentiate_linear, setup_context=_save_linear)
+    torch.library.register_autograd(ops.mlp, differentiate_mlp, setup_context=_save_mlp)
+    torch.library.register_autograd(ops.linear, differentiate_linear, setup_context=_save_linear)
 
     def expert_mlp(x: Tensor, up: Tensor, down: Tensor, routes: Routes, gates: Tensor) -> Tensor:
         differentiable = _differentiable(x, up, down, gates)
@@ -130,6 +127,21 @@ def operations(
         return ops.linear(x, weight, routes.order, routes.offsets, gates, num_outputs)
 
     return Operations(expert_mlp, expert_linear, ops)
+
+
+def _custom_op(name: str, kernel: Callable[..., Any], shapes: Callable[..., Any]) -> OpOverload:
+    """What `torch.library.custom_op` makes, but for its check that no result shares memory with an argument.
+
+    The tests check that. At every call it takes longer than a small product.
+    """
+    qualified = f"moeut::{name}"
+    schema = torch.library.infer_schema(kernel, mutates_args=())
+    torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag,))
+    # A graph that was compiled calls the kernel as it is, and nothing shall be compiled inside it.
+    untraced = torch._disable_dynamo(kernel)  # pyright: ignore
+    torch.library.impl(qualified, "default", untraced)
+    torch.library.register_fake(qualified, shapes)
+    return getattr(torch.ops.moeut, name).default
 
 
 def _differentiable(*tensors: Tensor | None) -> bool:

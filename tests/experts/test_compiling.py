@@ -84,6 +84,7 @@ def test_what_the_compiler_refuses(source: Path) -> None:
 
 def test_a_damaged_library_is_one_line(source: Path) -> None:
     path = compiling.compile_library(source, print)
+    path.unlink()  # its memory is this process's, since it was loaded to be tried
     path.write_bytes(b"damage")
     with pytest.raises(ValueError, match=r"cannot be loaded .*: delete it to have it compiled again$"):
         compiling.load_library(source, print)
