@@ -1,5 +1,6 @@
 """Are routes sorted stably, counted rightly, and the same inside a compiled graph?"""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -17,6 +18,15 @@ def test_order_is_a_stable_permutation_and_offsets_count(case: tuple[int, list[i
     assert routes.offsets.tolist() == [sum(e < boundary for e in expert) for boundary in range(num_experts + 1)]
     assert routes.expert.tolist() == expert
     assert routes.num_experts == num_experts
+
+
+@pytest.mark.parametrize("num_routes", [2**13 - 1, 2**13, 20_000, 2**15 - 1, 2**15, 40_000])
+@pytest.mark.parametrize("num_experts", [1, 61, 40_000])
+def test_stable_whichever_way_they_are_sorted(num_routes: int, num_experts: int) -> None:
+    expert = torch.randint(0, num_experts + 1, (num_routes,))
+    routes = Routes(expert, num_experts)
+    assert routes.order.tolist() == np.argsort(expert.numpy(), kind="stable").tolist()
+    assert routes.offsets.diff().tolist() == np.bincount(expert.numpy(), minlength=num_experts + 1)[:-1].tolist()
 
 
 def test_by_hand() -> None:
