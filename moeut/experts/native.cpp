@@ -40,8 +40,11 @@ void on_threads(int64_t shares, Work work) {
 struct Routes {
   const int64_t *order, *offsets;
   int64_t num_experts;
+  const int64_t* cuts = nullptr;  // [T + 1], where shares begin if not evenly
 
-  int64_t first_of(int64_t share, int64_t shares) const { return offsets[num_experts] * share / shares; }
+  int64_t first_of(int64_t share, int64_t shares) const {
+    return cuts ? cuts[share] : offsets[num_experts] * share / shares;
+  }
 
   int64_t expert_at(int64_t position) const {
     return std::upper_bound(offsets, offsets + num_experts + 1, position) - offsets - 1;
@@ -63,20 +66,32 @@ void each_piece(const Routes& routes, int64_t share, int64_t shares, int64_t lim
   }
 }
 
-// The same, of routes that come as they are: a few are sorted more quickly here than by torch.
+// The same, of routes that come as they are: a few are sorted more quickly here than by torch. Where most experts have few
+// rows, reading their matrices takes the time: a share has as many of them as another, and reads none that another reads.
 struct SortedRoutes {
-  std::vector<int64_t> order, offsets;
+  std::vector<int64_t> order, offsets, cuts;
 
-  SortedRoutes(const int64_t* expert, int64_t num_routes, int64_t num_experts)
-      : order(num_routes), offsets(num_experts + 2) {
+  SortedRoutes(const int64_t* expert, int64_t num_routes, int64_t num_experts, int64_t shares)
+      : order(num_routes), offsets(num_experts + 2), cuts(shares + 1) {
     const auto bin = [&](int64_t route) { return std::min(uint64_t(expert[route]), uint64_t(num_experts)); };
     for (int64_t route = 0; route < num_routes; ++route) ++offsets[bin(route) + 1];
     std::partial_sum(offsets.begin(), offsets.end(), offsets.begin());
     std::vector<int64_t> next(offsets);
     for (int64_t route = 0; route < num_routes; ++route) order[next[bin(route)]++] = route;
+
+    const auto rows = [&](int64_t e) { return offsets[e + 1] - offsets[e]; };
+    const auto cost = [&](int64_t e) { return rows(e) ? std::max(rows(e), kFewRows) : 0; };
+    int64_t all = 0, done = 0, share = 0;
+    for (int64_t e = 0; e < num_experts; ++e) all += cost(e);
+    for (int64_t e = 0; e < num_experts; done += cost(e++))
+      for (; share < shares && all * share / shares < done + cost(e); ++share) {
+        const int64_t within = (all * share / shares - done) * rows(e) / cost(e);
+        cuts[share] = offsets[e] + (rows(e) > kFewRows ? within : 2 * within < rows(e) ? 0 : rows(e));
+      }
+    for (; share <= shares; ++share) cuts[share] = offsets[num_experts];
   }
 
-  Routes routes() const { return {order.data(), offsets.data(), int64_t(offsets.size()) - 2}; }
+  Routes routes() const { return {order.data(), offsets.data(), int64_t(offsets.size()) - 2, cuts.data()}; }
 };
 
 template <class W>
@@ -380,7 +395,7 @@ void linear_backward(const T* dy, const T* x, const T* weight, Routes routes, co
   extern "C" void moeut_few_mlp_##NAME(const T* x, const T* up, const T* down, const int64_t* expert,                  \
                                        const Wide<T>* gates, T* y, int64_t E, int64_t N, int64_t D, int64_t S,         \
                                        int64_t R, int64_t shares) {                                                    \
-    const SortedRoutes sorted(expert, R, E);                                                                           \
+    const SortedRoutes sorted(expert, R, E, shares);                                                                   \
     const auto more = room<Wide<T>>((shares - Outputs<T>::in_place) * N * D);                                          \
     on_threads(shares, [&] {                                                                                           \
       mlp<T>(x, up, down, sorted.routes(), gates, D, S, R / std::max<int64_t>(1, N), shares, nullptr,                  \
@@ -390,7 +405,7 @@ void linear_backward(const T* dy, const T* x, const T* weight, Routes routes, co
   extern "C" void moeut_few_linear_##NAME(const T* x, const T* weight, const int64_t* expert, const Wide<T>* gates,    \
                                           T* y, int64_t E, int64_t N, int64_t M, int64_t I, int64_t O, int64_t R,      \
                                           int64_t shares) {                                                            \
-    const SortedRoutes sorted(expert, R, E);                                                                           \
+    const SortedRoutes sorted(expert, R, E, shares);                                                                   \
     const auto more = room<Wide<T>>((shares - Outputs<T>::in_place) * M * O);                                          \
     on_threads(shares, [&] {                                                                                           \
       linear<T>(x, weight, sorted.routes(), gates, I, O, R / std::max<int64_t>(1, N), R / std::max<int64_t>(1, M),     \

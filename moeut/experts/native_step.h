@@ -69,7 +69,9 @@ struct Choice {
     }
   }
 
-  SortedRoutes sorted(int64_t num_experts) const { return {expert.data(), int64_t(expert.size()), num_experts}; }
+  SortedRoutes sorted(int64_t num_experts, int64_t shares) const {
+    return {expert.data(), int64_t(expert.size()), num_experts, shares};
+  }
 };
 
 // Rotate the first 2 · half channels of x [P].
@@ -135,7 +137,7 @@ void begin_layer(const LayerWeights<T>& weights, const Sizes& n, const T* cos, c
             {weights.v_router, H * A, work.v_scores.get()}, {weights.o_router, H * A, work.o_scores.get()}},
            x, weights.attention_norm_weight, weights.attention_norm_bias, T(n.eps), B, d);
   const Choice<T> choice(work.v_scores.get(), B, H, A, K);
-  const SortedRoutes sorted = choice.sorted(H * A);
+  const SortedRoutes sorted = choice.sorted(H * A, shares);
   linear<T>(x, weights.v_experts, sorted.routes(), choice.gates.data(), d, P, H * K, K, shares,
             {work.value.get(), work.more.get(), B * H * P});
   // The thread that has a head here has it in `attend`, too, and need not wait for the others.
@@ -182,14 +184,14 @@ void end_layer(const LayerWeights<T>& weights, const Sizes& n, const T* x, Slot<
   const int64_t B = n.B, d = n.d, H = n.H, P = n.P, A = n.A, K = n.K;
   T *middle = work.middle.get(), *more = work.more.get();
   const Choice<T> outputs(work.o_scores.get(), B, H, A, K);
-  const SortedRoutes by_output = outputs.sorted(H * A);
+  const SortedRoutes by_output = outputs.sorted(H * A, shares);
   attend(work.query.get(), slot, n, work.context.get());
   linear<T>(work.context.get(), weights.o_experts, by_output.routes(), outputs.gates.data(), P, d, K, H * K, shares,
             {middle, more, B * d, x});
   apply<T>({{weights.router, n.E, work.scores.get()}}, middle, weights.feed_forward_norm_weight,
            weights.feed_forward_norm_bias, T(n.eps), B, d);
   const Choice<T> experts(work.scores.get(), B, 1, n.E, n.selected);
-  const SortedRoutes by_expert = experts.sorted(n.E);
+  const SortedRoutes by_expert = experts.sorted(n.E, shares);
   mlp<T>(middle, weights.up_experts, weights.down_experts, by_expert.routes(), experts.gates.data(), d, n.S, n.selected,
          shares, nullptr, {y, more, B * d, middle});
 }
