@@ -1,9 +1,14 @@
 """Are all studies fair, whole, and of one piece with each other?"""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from moeut.experiments.reproduction.catalogue import studies, study_named
-from moeut.experiments.reproduction.scales import PAPER, SMALL, TINY, Scale
+from moeut.experiments.reproduction.results import trained_numbers
+from moeut.experiments.reproduction.runs import Run
+from moeut.experiments.reproduction.scales import PAPER, SMALL, TINY, Scale, scale
 from moeut.experiments.reproduction.study import Study, quantities
 from moeut.model.cost import cost
 
@@ -57,3 +62,20 @@ def test_a_study_is_found_by_its_name():
         study_named("norm", TINY)
     with pytest.raises(ValueError, match="there are scaling, code"):
         study_named("xyz", TINY)
+
+
+def test_our_own_runs_are_runs_of_todays_studies():
+    """Otherwise nobody could use their records, nor make the reports in docs/results again."""
+    records = sorted((Path(__file__).parents[3] / "docs" / "results" / "runs").iterdir())
+    assert records
+    for record in records:
+        told = re.fullmatch(r"(.*)-lr([\d.e-]+)-seed(\d+)", record.name)
+        assert told is not None, record.name
+        entrant_name, rate, seed = told.groups()
+        text = {"prose": "prose.jsonl.xz", "stdlib": None}[entrant_name.rsplit("-", 1)[1]]
+        entrants = (entrant for study in studies(scale("small", text)) for entrant in study.entrants)
+        run = Run(next(entrant for entrant in entrants if entrant.name == entrant_name), float(rate), int(seed))
+        assert run.name == record.name
+        numbers = trained_numbers(record, run.config(Path("reproduce") / "small"))
+        assert numbers is not None
+        assert 1 < numbers["cross_entropy"] < 5
