@@ -1,10 +1,10 @@
 // The two expert operations on a CPU, each thread by itself (see native.py for how this is built and called).
 //
-// The routes, sorted by expert, are cut into T even shares, one for each thread: share t has the positions from t/T to
-// (t+1)/T. A thread goes through the experts of its share, a piece of rows at a time: gather the rows, multiply, and add
-// the results to the output in the order of the routes. Threads do not wait for each other, a piece never leaves the
-// core's own cache, and each share has an output of its own; these are summed at the end, in order. So the same inputs
-// give the same bits, whichever thread is faster.
+// The routes, sorted by expert, are cut into T shares, one for each thread: share t has the positions from t/T to (t+1)/T,
+// or, of few routes, as many matrices as another. A thread goes through the experts of its share, a piece of rows at a time:
+// gather the rows, multiply, and add the results to the output in the order of the routes. Threads do not wait for each
+// other, a piece stays in or near the core's own cache, and each share has an output of its own; these are summed at the
+// end, in order. So the same inputs give the same bits, whichever thread is faster.
 //
 // Letters: R routes, N input rows, M output rows, E experts, D hidden size, S expert size, I input features, O output
 // features, T shares. Matrices are row-major.
@@ -22,7 +22,7 @@ namespace {
 
 using namespace moeut;
 
-// Of the rows of a piece. More do not stay in a core's second-level cache while a matrix goes by; with fewer, most experts
+// Of the rows of a piece: they and a matrix stay in or near a core's own cache. With fewer, most experts of a large model
 // need a second piece, which reads the gradient of the matrix back to add to it.
 constexpr int64_t kPieceBytes = 1024 * 1024;
 
@@ -84,7 +84,7 @@ struct SortedRoutes {
     int64_t all = 0, done = 0, share = 0;
     for (int64_t e = 0; e < num_experts; ++e) all += cost(e);
     for (int64_t e = 0; e < num_experts; done += cost(e++))
-      for (; share < shares && all * share / shares < done + cost(e); ++share) {
+      for (; share < shares && all * share < (done + cost(e)) * shares; ++share) {
         const int64_t within = (all * share / shares - done) * rows(e) / cost(e);
         cuts[share] = offsets[e] + (rows(e) > kFewRows ? within : 2 * within < rows(e) ? 0 : rows(e));
       }
