@@ -1,8 +1,8 @@
-"""Which studies are there? Every figure and table of the paper."""
+"""Which studies are there? Every figure and table of the paper, and what was asked to understand them."""
 
 from moeut.experiments.reproduction.expert_use import experts
 from moeut.experiments.reproduction.growth import residual_growth
-from moeut.experiments.reproduction.layers import groups, norms
+from moeut.experiments.reproduction.layers import embedding_length, groups, norms
 from moeut.experiments.reproduction.main_table import main_table
 from moeut.experiments.reproduction.scales import Scale
 from moeut.experiments.reproduction.scaling import code, scaling
@@ -13,10 +13,10 @@ from moeut.settings import suggestion
 
 
 def studies(scale: Scale) -> list[Study]:
-    """All of them at a scale, in the order of the paper."""
+    """All of them at a scale, in the order of the paper; ours last."""
     makers = (
         scaling, code, groups, sparse_universal, norms, experts, main_table, active_experts, expert_size,
-        time_and_memory, residual_growth, balance_scope, without_switchhead,
+        time_and_memory, residual_growth, balance_scope, without_switchhead, embedding_length,
     )  # fmt: skip
     return [make(scale) for make in makers]
 

@@ -1,8 +1,20 @@
-"""How are layers best shared, and where do their norms stand? Figures 6 and 8."""
+"""How are layers best shared, and where do their norms stand? Figures 6 and 8, and a question of ours."""
 
+from dataclasses import replace
+
+from moeut.experiments.reproduction.corpora import short_name
 from moeut.experiments.reproduction.scales import Scale
-from moeut.experiments.reproduction.study import Study, below, by_place
-from moeut.experiments.reproduction.systems import AABB, MOEUT, SIGMA_MOE, System, in_groups_of, with_norm
+from moeut.experiments.reproduction.study import Direction, Entrant, Study, below, by_place, gap
+from moeut.experiments.reproduction.systems import (
+    AABB,
+    DENSE,
+    MOEUT,
+    SIGMA_MOE,
+    System,
+    in_groups_of,
+    with_long_embeddings,
+    with_norm,
+)
 
 
 def groups(scale: Scale) -> Study:
@@ -55,4 +67,37 @@ def norms(scale: Scale) -> Study:
         entrants=[entrant for team in teams for entrant in team],
         charts=[by_place("by-size", "size")],
         directions=[direction for peri, *others in teams for other in others for direction in below([peri], other)],
+    )
+
+
+SHORT, LONG = "length 1", "length √d"
+
+
+def embedding_length(scale: Scale) -> Study:
+    """Peri-layernorm, pre-layernorm and dense, each with embeddings that begin short and long."""
+    [size], [corpus] = scale.sizes("244m"), scale.corpora("c4")
+
+    def both(system: System) -> tuple[Entrant, Entrant]:
+        """With short embeddings, with long ones; as other studies have the system, and otherwise."""
+        own = scale.entrant(system, size, corpus)
+        is_long = own.model.embedding_scale is not None
+        other = replace(
+            own,
+            name=f"{system.variant}-{'short' if is_long else 'long'}-embeddings-{size}-{short_name(corpus)}",
+            model=replace(own.model, embedding_scale=None) if is_long else with_long_embeddings(own.model),
+        )
+        short, long = (other, own) if is_long else (own, other)
+        return replace(short, place=SHORT), replace(long, place=LONG)
+
+    peri, *others = (both(system) for system in (MOEUT, with_norm("pre"), DENSE))
+    return Study(
+        name="embedding-length",
+        source="not in the paper: the embeddings' length at the start",
+        question="How much does a model lose whose embeddings begin as vectors of length 1, and not of length √d?",
+        found="Nothing; all its models with peri- or pre-layernorm begin with length 1 (the training code). Of the "
+        "formulas follows that it makes no difference to peri-layernorm, and hides the words from the first layers "
+        "of pre-layernorm.",
+        entrants=[entrant for pair in (peri, *others) for entrant in pair],
+        charts=[by_place("by-length", "embeddings at the start")],
+        directions=[Direction(gap(peri[1], peri[0]), gap(long, short)) for short, long in others],
     )

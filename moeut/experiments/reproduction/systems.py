@@ -4,6 +4,7 @@ What is set to meet the parameters is what `moeut match` sets: the number of exp
 that the paper has are its own (`moeut.presets`); these functions make all others.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -45,6 +46,17 @@ def experts_of(base: ModelConfig) -> SigmaMoEConfig:
 def as_large_as(base: ModelConfig, config: ModelConfig) -> ModelConfig:
     """`config` with as many experts, or so wide an MLP, that it has the parameters of `moeut`."""
     return match(config, {"parameters": cost(base).parameters}).config
+
+
+def with_long_embeddings(config: ModelConfig) -> ModelConfig:
+    """`config` with its embeddings multiplied by √hidden_size.
+
+    The paper's begin as vectors of length 1. What a layer with pre-layernorm adds is as long whatever the embeddings are,
+    and hides such short ones until they have grown: nothing in 100,000 steps, half of the progress in 200. With
+    peri-layernorm all updates are as long as the embeddings make them, and their length does not matter. So rivals with
+    pre-layernorm get it in short trainings (the study `embedding-length`; docs/results).
+    """
+    return replace(config, embedding_scale=math.sqrt(config.hidden_size))
 
 
 def dense_beside(base: ModelConfig) -> ModelConfig:
@@ -96,7 +108,12 @@ def in_groups_of(group_size: int) -> System:
 
 def with_norm(placement: NormName) -> System:
     """A MoEUT with its layer norms elsewhere."""
-    return System(f"{placement}-layernorm", f"moeut-{placement}", lambda base: replace(base, norm=placement))
+
+    def beside(base: ModelConfig) -> ModelConfig:
+        moved = replace(base, norm=placement)
+        return with_long_embeddings(moved) if placement == "pre" else moved
+
+    return System(f"{placement}-layernorm", f"moeut-{placement}", beside)
 
 
 def selecting(experts_per_tok: int) -> System:
@@ -150,7 +167,8 @@ SUT_WITHOUT_ACT = System("SUT without ACT", "sut-without-act", lambda base: repl
 def _dense_shape(base: ModelConfig, variant: Callable[..., ModelConfig], heads: int) -> ModelConfig:
     """A dense model of the MoEUT's depth and size of heads, as wide as its heads, with the usual MLP."""
     width = heads * base.attention.head_dim
-    return variant(
+    shape = variant(
         hidden_size=width, num_hidden_layers=base.num_hidden_layers, num_attention_heads=heads,
         head_dim=base.attention.head_dim, intermediate_size=4 * width, vocab_size=base.vocab_size,
     )  # fmt: skip
+    return with_long_embeddings(shape)

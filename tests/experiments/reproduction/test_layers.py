@@ -1,9 +1,12 @@
 """Do the studies of layers vary what they say?"""
 
+from dataclasses import replace
+
+import pytest
 from small_study import inequalities
 
-from moeut.experiments.reproduction.layers import groups, norms
-from moeut.experiments.reproduction.scales import PAPER, SMALL
+from moeut.experiments.reproduction.layers import LONG, SHORT, embedding_length, groups, norms
+from moeut.experiments.reproduction.scales import PAPER, SMALL, Scale
 from moeut.presets import preset
 
 
@@ -23,3 +26,24 @@ def test_norms():
     assert [entrant.model.norm for entrant in study.entrants] == ["peri", "pre", "post"] * 2
     assert [entrant.size for entrant in study.entrants] == ["44m"] * 3 + ["244m"] * 3
     assert all(less.entrant.model.norm == "peri" for less, _ in inequalities(study))
+
+
+@pytest.mark.parametrize("scale", [SMALL, PAPER], ids=lambda scale: scale.name)
+def test_embedding_length(scale: Scale):
+    """Short and long of each, otherwise the same; one of the two is the model of the other studies."""
+    entrants = embedding_length(scale).entrants
+    assert [entrant.place for entrant in entrants] == [SHORT, LONG] * 3
+    for short, long in zip(entrants[::2], entrants[1::2], strict=True):
+        assert (short.system, short.model.norm) == (long.system, long.model.norm)
+        assert short.model.embedding_scale is None
+        assert long.model == replace(short.model, embedding_scale=short.model.hidden_size**0.5)
+    others = {one.name: one for study in (norms(scale), groups(scale)) for one in study.entrants}
+    assert sum(entrant.name in others for entrant in entrants) == 2, "peri and pre are trained for other studies too"
+
+
+def test_only_short_trainings_begin_with_long_embeddings():
+    """The paper's runs do not; with peri-layernorm it would make no difference."""
+    assert {entrant.model.embedding_scale for entrant in norms(PAPER).entrants} == {None}
+    [peri, pre, post] = norms(SMALL).entrants
+    assert (peri.model.embedding_scale, post.model.embedding_scale) == (None, None)
+    assert pre.model.embedding_scale == pre.model.hidden_size**0.5

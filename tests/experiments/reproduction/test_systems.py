@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from moeut.experiments.reproduction.scales import SMALL, TINY
 from moeut.experiments.reproduction.systems import (
@@ -25,10 +26,11 @@ from moeut.experiments.reproduction.systems import (
     sut_beside,
     universal_beside,
     with_experts_of,
+    with_long_embeddings,
     with_norm,
 )
 from moeut.model.cost import cost
-from moeut.model.language_model import ModelConfig
+from moeut.model.language_model import LanguageModel, ModelConfig
 from moeut.presets import preset
 
 BASES = {**TINY.moeuts, **SMALL.moeuts}
@@ -110,3 +112,29 @@ def test_ablations_change_one_thing():
 def test_nothing_is_called_equal_that_is_not():
     with pytest.raises(ValueError, match="nothing is near"):
         as_large_as(replace(BASE, vocab_size=10), dense_beside(preset("moeut-44m")))
+
+
+def losses_and_gradients(config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of one draw of initial weights, on one draw of tokens."""
+    torch.manual_seed(0)
+    # Without the term that keeps norms finite, which is not small beside the variance of short embeddings.
+    model = LanguageModel(replace(config, layer_norm_eps=1e-12))
+    tokens = torch.randint(config.vocab_size, (2, 17))
+    output = model(tokens[:, :-1], targets=tokens[:, 1:])
+    output.loss.backward()
+    return output.loss, torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+
+@pytest.mark.parametrize(("norm", "matters"), [("peri", False), ("pre", True)])
+def test_how_long_embeddings_are_makes_no_difference_to_peri_layernorm(norm: str, matters: bool):
+    """The loss is the same function of the parameters: so is every gradient, and all of the training."""
+    config = replace(TINY.moeuts["200k"], norm=norm)
+    (loss, gradient), (other, other_gradient) = map(losses_and_gradients, (config, with_long_embeddings(config)))
+    same = torch.allclose(loss, other, rtol=1e-5) and torch.allclose(gradient, other_gradient, rtol=1e-2, atol=1e-5)
+    assert same is not matters
+
+
+def test_rivals_with_pre_layernorm_get_long_embeddings():
+    for system in (DENSE, UNIVERSAL, with_norm("pre")):
+        rival = system.beside(BASE)
+        assert rival.embedding_scale == rival.hidden_size**0.5
