@@ -51,10 +51,10 @@ def as_large_as(base: ModelConfig, config: ModelConfig) -> ModelConfig:
 def with_long_embeddings(config: ModelConfig) -> ModelConfig:
     """`config` with its embeddings multiplied by √hidden_size.
 
-    The paper's begin as vectors of length 1. What a layer with pre-layernorm adds is as long whatever the embeddings are,
-    and hides such short ones until they have grown: nothing in 100,000 steps, half of the progress in 200. With
-    peri-layernorm all updates are as long as the embeddings make them, and their length does not matter. So rivals with
-    pre-layernorm get it in short trainings (the study `embedding-length`; docs/results).
+    The paper's begin as vectors of length 1. What a layer with pre-layernorm adds is as long whatever the embeddings
+    are, and hides such short ones until they have grown: nothing in 100,000 steps, much in 1,000. With peri-layernorm
+    all updates are as long as the embeddings make them, and their length does not matter. So rivals with
+    pre-layernorm get long ones in short trainings (the study `embedding-length`; docs/results).
     """
     return replace(config, embedding_scale=math.sqrt(config.hidden_size))
 
