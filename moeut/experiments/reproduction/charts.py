@@ -1,4 +1,4 @@
-"""How does a study look? A curve for each system with error bars over seeds, and how everybody learnt."""
+"""How does a study look? A curve for each system with error bars over seeds; how everybody learnt, and was tuned."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeut.experiments.reproduction.findings import Findings
-from moeut.experiments.reproduction.study import Chart, Quantity
+from moeut.experiments.reproduction.study import LOSS, LOSS_LABEL, Chart, Quantity
 from moeut.files import replacing
 from moeut.training.report import read_metrics
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "svg")
 MARKERS = "osD^vPX"
-LEARNING = "learning-curves"
+LEARNING, TUNING = "learning-curves", "by-learning-rate"
 BEGINNING = 0.02
 """Of a training; its loss is not drawn, because next to it nothing else can be told apart."""
 Point = tuple[float | str, float, float]
@@ -48,6 +48,22 @@ def learning_curves(findings: Findings, out: Path) -> dict[str, list[tuple[float
             if line["tokens"] > BEGINNING * lines[-1]["tokens"] and line["cross_entropy"] is not None
         ]
     return found
+
+
+def tuning_curves(findings: Findings) -> dict[str, list[Point]]:
+    """Held-out loss of each entrant's first seed by learning rate; nothing where all that is known has one rate."""
+    found: dict[str, list[Point]] = defaultdict(list)
+    for run in sorted(findings.runs, key=lambda run: run.learning_rate):
+        if run.seed == 0 and run.name in findings.numbers:
+            known = findings.numbers[run.name][LOSS]
+            found[f"{run.entrant.system} {run.entrant.place}"].append((run.learning_rate, known, 0.0))
+    rates = {rate for points in found.values() for rate, _, _ in points}
+    return found if len(rates) > 1 else {}
+
+
+def draw_tuning(by_entrant: Mapping[str, Sequence[Point]], folder: Path) -> None:
+    """The same as a figure, on a logarithmic axis."""
+    draw(Chart(TUNING, "learning rate", LOSS_LABEL, lambda entrant: {}, logarithmic=True), by_entrant, folder)
 
 
 def draw(chart: Chart, by_system: Mapping[str, Sequence[Point]], folder: Path) -> None:

@@ -23,7 +23,17 @@ import torch
 import moeut
 from moeut.evaluation.tables import table
 from moeut.experiments.dry_run import duration
-from moeut.experiments.reproduction.charts import FORMATS, LEARNING, curves, draw, draw_learning, learning_curves
+from moeut.experiments.reproduction.charts import (
+    FORMATS,
+    LEARNING,
+    TUNING,
+    curves,
+    draw,
+    draw_learning,
+    draw_tuning,
+    learning_curves,
+    tuning_curves,
+)
 from moeut.experiments.reproduction.findings import Findings, Verdict, verdict
 from moeut.experiments.reproduction.results import Estimate
 from moeut.experiments.reproduction.study import LOSS, MEMORY, Direction, Gap, Quantity, Study, quantities
@@ -50,6 +60,10 @@ def write_report(findings: Findings, folder: Path, commands: Sequence[str]) -> N
         if learnt:
             draw_learning(learnt, folder)
             figures[LEARNING] = "how everybody learnt"
+        tuned = tuning_curves(findings)
+        if tuned:
+            draw_tuning(tuned, folder)
+            figures[TUNING] = "held-out nats a token by learning rate, the first seed"
     figures |= pictures(findings, folder)
     write_csv(folder / "runs.csv", run_rows(findings))
     write_csv(folder / "entrants.csv", entrant_rows(findings))

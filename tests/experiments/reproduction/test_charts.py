@@ -6,7 +6,14 @@ from pathlib import Path
 
 from small_study import found, small_study, write_metrics
 
-from moeut.experiments.reproduction.charts import curves, draw, draw_learning, learning_curves
+from moeut.experiments.reproduction.charts import (
+    curves,
+    draw,
+    draw_learning,
+    draw_tuning,
+    learning_curves,
+    tuning_curves,
+)
 from moeut.experiments.reproduction.study import Chart, by_place
 
 OURS, DENSE = small_study(Path("nowhere")).entrants
@@ -42,6 +49,23 @@ def test_learning_curves_are_those_of_the_first_seed_after_the_beginning(tmp_pat
     svg = (tmp_path / "learning-curves.svg").read_text()
     for words in ("tokens learnt from", "MoEUT small"):
         assert f"<!-- {words} -->" in svg
+
+
+def test_tuning_curves_have_every_rate_of_the_first_seed(tmp_path: Path):
+    """Seeds after the first are tried at one rate alone; so is nobody tuned whose runs all have one."""
+    findings = found([3.0, 9.0], [5.0])
+    assert tuning_curves(findings) == {}
+    first = findings.runs[0]
+    lower = replace(first, learning_rate=0.0005)
+    with_lower = replace(
+        findings,
+        runs=[*findings.runs, lower, replace(first, learning_rate=0.002)],
+        numbers={**findings.numbers, lower.name: {"cross_entropy": 4.0}},
+    )
+    tuned = tuning_curves(with_lower)
+    assert tuned == {"MoEUT small": [(0.0005, 4.0, 0.0), (0.001, 3.0, 0.0)], "dense small": [(0.001, 5.0, 0.0)]}
+    draw_tuning(tuned, tmp_path)
+    assert "<!-- learning rate -->" in (tmp_path / "by-learning-rate.svg").read_text()
 
 
 def test_figures_are_pictures_with_their_words(tmp_path: Path):

@@ -140,6 +140,23 @@ def test_the_report_is_whole(tmp_path: Path):
     ):
         assert words in text
     assert "```bash\nmoeut reproduce small\n```" in text
+    assert "by-learning-rate" not in text
+
+
+def test_a_sweep_is_drawn(tmp_path: Path):
+    """Every learning rate that was tried, also those that nobody is judged by."""
+    findings = found([1.0], [2.0])
+    higher = replace(findings.runs[0], learning_rate=0.002)
+    findings = replace(
+        findings,
+        runs=[*findings.runs, higher],
+        numbers={**findings.numbers, higher.name: findings.numbers[findings.runs[0].name]},
+        texts={"words": read_manifest(prepared(tmp_path))},
+    )
+    write_metrics(findings, tmp_path)
+    write_report(findings, tmp_path / "report", ["moeut reproduce small"])
+    assert (tmp_path / "report" / "by-learning-rate.png").is_file()
+    assert "(by-learning-rate.png)" in (tmp_path / "report" / "report.md").read_text()
     assert texts(findings)[1][0] == "`words`"
     assert f"{manifest.splits['held_out'].tokens:,}" in texts(findings)[1]
     inside = Direction(Quantity(findings.study.entrants[0], "update of layer 1"), Quantity(findings.study.entrants[0]))

@@ -121,8 +121,8 @@ def losses_and_gradients(config: ModelConfig) -> tuple[torch.Tensor, torch.Tenso
     model = LanguageModel(replace(config, layer_norm_eps=1e-12))
     tokens = torch.randint(config.vocab_size, (2, 17))
     output = model(tokens[:, :-1], targets=tokens[:, 1:])
-    output.loss.backward()
-    return output.loss, torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+    gradients = torch.autograd.grad(output.loss, list(model.parameters()))
+    return output.loss, torch.cat([gradient.flatten() for gradient in gradients])
 
 
 @pytest.mark.parametrize(("norm", "matters"), [("peri", False), ("pre", True)])
