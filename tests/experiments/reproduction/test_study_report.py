@@ -141,6 +141,13 @@ def test_the_report_is_whole(tmp_path: Path):
         assert words in text
     assert "```bash\nmoeut reproduce small\n```" in text
     assert "by-learning-rate" not in text
+    assert texts(findings)[1][0] == "`words`"
+    assert f"{manifest.splits['held_out'].tokens:,}" in texts(findings)[1]
+    inside = Direction(Quantity(findings.study.entrants[0], "update of layer 1"), Quantity(findings.study.entrants[0]))
+    within = replace(findings, study=replace(findings.study, directions=[inside]))
+    assert directions(within)[1][0] == "MoEUT small: update of layer 1 < cross entropy"
+    finished = report(replace(findings, left={}), {}, [])
+    assert "## What is not finished" not in finished
 
 
 def test_a_sweep_is_drawn(tmp_path: Path):
@@ -157,10 +164,3 @@ def test_a_sweep_is_drawn(tmp_path: Path):
     write_report(findings, tmp_path / "report", ["moeut reproduce small"])
     assert (tmp_path / "report" / "by-learning-rate.png").is_file()
     assert "(by-learning-rate.png)" in (tmp_path / "report" / "report.md").read_text()
-    assert texts(findings)[1][0] == "`words`"
-    assert f"{manifest.splits['held_out'].tokens:,}" in texts(findings)[1]
-    inside = Direction(Quantity(findings.study.entrants[0], "update of layer 1"), Quantity(findings.study.entrants[0]))
-    within = replace(findings, study=replace(findings.study, directions=[inside]))
-    assert directions(within)[1][0] == "MoEUT small: update of layer 1 < cross entropy"
-    finished = report(replace(findings, left={}), {}, [])
-    assert "## What is not finished" not in finished
