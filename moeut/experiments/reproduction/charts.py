@@ -42,7 +42,7 @@ def learning_curves(findings: Findings, out: Path) -> dict[str, list[tuple[float
     found: dict[str, list[tuple[float, float]]] = {}
     for entrant, run in findings.first_runs():
         lines = [line for line in read_metrics(run.folder(out)) if line["split"] == "train"]
-        found[f"{entrant.system} {entrant.place}"] = [
+        found[entrant.label] = [
             (line["tokens"], line["cross_entropy"])
             for line in lines
             if line["tokens"] > BEGINNING * lines[-1]["tokens"] and line["cross_entropy"] is not None
@@ -56,7 +56,7 @@ def tuning_curves(findings: Findings) -> dict[str, list[Point]]:
     for run in sorted(findings.runs, key=lambda run: run.learning_rate):
         if run.seed == 0 and run.name in findings.numbers:
             known = findings.numbers[run.name][LOSS]
-            found[f"{run.entrant.system} {run.entrant.place}"].append((run.learning_rate, known, 0.0))
+            found[run.entrant.label].append((run.learning_rate, known, 0.0))
     rates = {rate for points in found.values() for rate, _, _ in points}
     return found if len(rates) > 1 else {}
 

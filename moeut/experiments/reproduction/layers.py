@@ -1,8 +1,8 @@
 """How are layers best shared, and where do their norms stand? Figures 6 and 8, and a question of ours."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
-from moeut.experiments.reproduction.corpora import short_name
 from moeut.experiments.reproduction.scales import Scale
 from moeut.experiments.reproduction.study import Direction, Entrant, Study, below, by_place, gap
 from moeut.experiments.reproduction.systems import (
@@ -77,19 +77,15 @@ def embedding_length(scale: Scale) -> Study:
     """Peri-layernorm, pre-layernorm and dense, each with embeddings that begin short and long."""
     [size], [corpus] = scale.sizes("244m"), scale.corpora("c4")
 
-    def both(system: System) -> tuple[Entrant, Entrant]:
-        """With short embeddings, with long ones; as other studies have the system, and otherwise."""
-        own = scale.entrant(system, size, corpus)
-        is_long = own.model.embedding_scale is not None
-        other = replace(
-            own,
-            name=f"{system.variant}-{'short' if is_long else 'long'}-embeddings-{size}-{short_name(corpus)}",
-            model=replace(own.model, embedding_scale=None) if is_long else with_long_embeddings(own.model),
-        )
-        short, long = (other, own) if is_long else (own, other)
-        return replace(short, place=SHORT), replace(long, place=LONG)
+    def both(system: System) -> Iterator[Entrant]:
+        """With short embeddings, with long ones; the one that other studies have, under the name that it has there."""
+        own = scale.entrant(system, size, corpus).model
+        short, long = replace(own, embedding_scale=None), with_long_embeddings(own)
+        for word, place, model in (("short", SHORT, short), ("long", LONG, long)):
+            other = System(system.title, f"{system.variant}-{word}-embeddings", lambda base, model=model: model)
+            yield scale.entrant(system if model == own else other, size, corpus, place)
 
-    peri, *others = (both(system) for system in (MOEUT, with_norm("pre"), DENSE))
+    peri, *others = (list(both(system)) for system in (MOEUT, with_norm("pre"), DENSE))
     return Study(
         name="embedding-length",
         source="not in the paper: the embeddings' length at the start",

@@ -35,6 +35,11 @@ class Entrant:
     model: ModelConfig
     training: TrainingConfig
 
+    @property
+    def label(self) -> str:
+        """As legends and sentences call it: the system and its place."""
+        return f"{self.system} {self.place}"
+
 
 class Chart(NamedTuple):
     """A figure, a curve for each system.

@@ -85,7 +85,7 @@ def pictures(findings: Findings, folder: Path) -> dict[str, str]:
                 if picture.is_file():
                     with replacing(folder / f"{name}.{form}") as file:
                         shutil.copyfile(picture, file)
-                    copied[name] = f"{entrant.system} {entrant.place}, {title}"
+                    copied[name] = f"{entrant.label}, {title}"
     return copied
 
 
@@ -250,9 +250,6 @@ def _metric(side: Quantity | Gap) -> str:
 
 def _inequality(direction: Direction) -> str:
     """Two entrants, or two gaps between entrants, in one metric; or two metrics of one entrant."""
-    less, more = (
-        " − ".join(f"{quantity.entrant.system} {quantity.entrant.place}" for quantity, _ in quantities(side))
-        for side in direction
-    )
+    less, more = (" − ".join(quantity.entrant.label for quantity, _ in quantities(side)) for side in direction)
     lower, upper = (_metric(side).replace("_", " ") for side in direction)
     return f"{less}: {lower} < {upper}" if less == more else f"{less} < {more} in {lower}"
