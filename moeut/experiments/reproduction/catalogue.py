@@ -6,7 +6,13 @@ from moeut.experiments.reproduction.layers import embedding_length, groups, norm
 from moeut.experiments.reproduction.main_table import main_table
 from moeut.experiments.reproduction.scales import Scale
 from moeut.experiments.reproduction.scaling import code, scaling
-from moeut.experiments.reproduction.selection import active_experts, balance_scope, expert_size, without_switchhead
+from moeut.experiments.reproduction.selection import (
+    active_experts,
+    attention_heads,
+    balance_scope,
+    expert_size,
+    without_switchhead,
+)
 from moeut.experiments.reproduction.study import Study
 from moeut.experiments.reproduction.universal import sparse_universal, time_and_memory
 from moeut.settings import suggestion
@@ -17,6 +23,7 @@ def studies(scale: Scale) -> list[Study]:
     makers = (
         scaling, code, groups, sparse_universal, norms, experts, main_table, active_experts, expert_size,
         time_and_memory, residual_growth, balance_scope, without_switchhead, embedding_length,
+        attention_heads,
     )  # fmt: skip
     return [make(scale) for make in makers]
 

@@ -1,15 +1,19 @@
 """What should be selected, how is its use balanced, and does attention need it too? Ablations of MoEUT's experts."""
 
+from dataclasses import replace
+
 from moeut.experiments.reproduction.scales import Scale
 from moeut.experiments.reproduction.study import SECONDS, Direction, Study, below, by_place, falling, gap
 from moeut.experiments.reproduction.systems import (
     DENSE,
     GATED,
     MOEUT,
+    attention_of,
     balanced_over,
     experts_of,
     selecting,
     with_experts_of,
+    with_heads,
 )
 
 LARGER = (1, 2, 3, 4, 6, 8)
@@ -90,3 +94,25 @@ def without_switchhead(scale: Scale) -> Study:
         ],
         metrics=("cross_entropy", "perplexity", SECONDS),
     )  # fmt: skip
+
+
+def attention_heads(scale: Scale) -> Study:
+    """The MoEUT's few heads with many experts each, twice as many with half as many, and the dense model's."""
+    [size], [corpus] = scale.sizes("244m"), scale.corpora("c4")
+    usual = attention_of(scale.moeuts[size]).num_attention_heads
+    few, many = (
+        scale.entrant(system, size, corpus, f"H = {heads}")
+        for system, heads in ((MOEUT, usual), (with_heads(2 * usual), 2 * usual))
+    )
+    dense = scale.entrant(DENSE, size, corpus)
+    dense = replace(dense, place=f"H = {dense.model.attention.num_attention_heads}")
+    return Study(
+        name="attention-heads",
+        source="not in the paper: the number of heads",
+        question="Does a MoEUT lose where a token must be found again, because it has fewer heads than a dense model?",
+        found="Not asked. Its MoEUTs have four heads or more in each layer of a group, the dense models ten or more. "
+        "What is checked is our guess that more heads are better, and that dense is no better than those.",
+        entrants=[few, many, dense],
+        charts=[by_place("by-heads", "heads in a layer")],
+        directions=[*falling([few, many]), *below([many], dense)],
+    )

@@ -106,6 +106,19 @@ def in_groups_of(group_size: int) -> System:
     return System("MoEUT", f"moeut-g{group_size}", beside)
 
 
+def with_heads(heads: int) -> System:
+    """A MoEUT with so many heads in each layer, and attention experts so that all heads together have as many."""
+
+    def beside(base: ModelConfig) -> ModelConfig:
+        usual = attention_of(base)
+        there = max(1, usual.num_attention_heads * usual.num_experts // heads)
+        selected = min(usual.num_experts_per_tok, there)
+        attention = replace(usual, num_attention_heads=heads, num_experts=there, num_experts_per_tok=selected)
+        return as_large_as(base, replace(base, attention=attention))
+
+    return System("MoEUT", f"moeut-h{heads}", beside)
+
+
 def with_norm(placement: NormName) -> System:
     """A MoEUT with its layer norms elsewhere."""
 

@@ -5,9 +5,15 @@ from dataclasses import replace
 from small_study import inequalities
 
 from moeut.experiments.reproduction.scales import PAPER, SMALL
-from moeut.experiments.reproduction.selection import active_experts, balance_scope, expert_size, without_switchhead
+from moeut.experiments.reproduction.selection import (
+    active_experts,
+    attention_heads,
+    balance_scope,
+    expert_size,
+    without_switchhead,
+)
 from moeut.experiments.reproduction.study import Direction, gap
-from moeut.experiments.reproduction.systems import experts_of
+from moeut.experiments.reproduction.systems import attention_of, experts_of
 
 
 def test_active_experts():
@@ -43,3 +49,16 @@ def test_without_switchhead():
     pairs = [(less.entrant, more.entrant) for less, more in inequalities(study)]
     assert pairs == [(moeut, gated), (gated, dense), (gated, moeut)]
     assert inequalities(study)[-1][0].metric == "seconds_per_step"
+
+
+def test_attention_heads():
+    """Twice the heads with half the experts each; the dense model with its own."""
+    for scale, heads, experts in ((PAPER, [4, 8, 16], [10, 5]), (SMALL, [2, 4, 4], [6, 3])):
+        study = attention_heads(scale)
+        few, many, dense = study.entrants
+        assert [entrant.model.attention.num_attention_heads for entrant in study.entrants] == heads
+        assert [entrant.place for entrant in study.entrants] == [f"H = {count}" for count in heads]
+        assert [attention_of(entrant.model).num_experts for entrant in (few, many)] == experts
+        assert replace(many.model, attention=few.model.attention, feed_forward=few.model.feed_forward) == few.model
+        pairs = [(less.entrant, more.entrant) for less, more in inequalities(study)]
+        assert pairs == [(many, few), (many, dense)]

@@ -26,6 +26,7 @@ from moeut.experiments.reproduction.systems import (
     sut_beside,
     universal_beside,
     with_experts_of,
+    with_heads,
     with_long_embeddings,
     with_norm,
 )
@@ -44,7 +45,19 @@ def parameters(config: ModelConfig) -> int:
 @pytest.mark.parametrize("size", BASES)
 @pytest.mark.parametrize(
     "system",
-    [AABB, DENSE, GATED, MOEUT, SIGMA_MOE, SUT, UNIVERSAL, in_groups_of(1), with_norm("pre"), with_norm("post")],
+    [
+        AABB,
+        DENSE,
+        GATED,
+        MOEUT,
+        SIGMA_MOE,
+        SUT,
+        UNIVERSAL,
+        in_groups_of(1),
+        with_heads(4),
+        with_norm("pre"),
+        with_norm("post"),
+    ],
     ids=lambda system: system.variant,
 )
 def test_rivals_are_as_large(system: System, size: str):
@@ -104,6 +117,9 @@ def test_ablations_change_one_thing():
     assert experts_of(fewer).num_experts_per_tok == 3
     large = experts_of(with_experts_of(192).beside(BASE))
     assert (large.moe_intermediate_size, large.num_experts_per_tok) == (192, 2)
+    heads = attention_of(with_heads(5).beside(BASE))
+    assert (heads.num_attention_heads, heads.num_experts, heads.num_experts_per_tok) == (5, 2, 2)
+    assert attention_of(with_heads(24).beside(BASE)).num_experts_per_tok == 1
     batch = balanced_over("batch").beside(BASE)
     assert attention_of(batch).balance_scope == experts_of(batch).balance_scope == "batch"
     assert balanced_over("sequence").beside(BASE) == BASE
