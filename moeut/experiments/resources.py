@@ -27,6 +27,9 @@ WORTH_COMPILING_SECONDS = 300
 SHARE_OF_PEAK = 0.5
 """How fast a training is assumed to multiply, as a share of one large product's speed, before anything is measured."""
 
+MEASURED_SECONDS = 0.2
+"""For so long a large product's speed is measured; on a busy machine a few of them say little."""
+
 
 def resolved(config: RunConfig, ranks: Ranks, notice: Callable[[str], None]) -> RunConfig:
     """The same configuration with something in the place of every `auto`; all processes on one CPU share its memory.
@@ -88,13 +91,13 @@ def expected_seconds(configs: Sequence[RunConfig], ranks: Ranks) -> list[float]:
 
 
 def _macs_per_second(device: torch.device) -> float:
-    """Of one product of two square matrices, the best of three; of a GPU what its maker says, where that is known."""
+    """Of a product of two square matrices, the best within a moment; of a GPU what its maker says, if that is known."""
     if (peak := peak_flops(device, "bfloat16")) is not None:
         return peak / 2
     size, dtype = (512, torch.float32) if device.type == "cpu" else (8192, torch.bfloat16)
     matrix, seconds = torch.ones(size, size, dtype=dtype, device=device), float("inf")
-    for _ in range(3):
-        started = time.perf_counter()
+    until = time.perf_counter() + MEASURED_SECONDS
+    while (started := time.perf_counter()) < until:
         torch.mm(matrix, matrix)[0, 0].item()  # waits for a GPU
         seconds = min(seconds, time.perf_counter() - started)
     return size**3 / seconds

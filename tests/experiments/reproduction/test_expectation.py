@@ -24,3 +24,7 @@ def test_seconds(tmp_path: Path):
     corrected = seconds_of([ours, dense], tmp_path, Ranks())
     assert corrected[ours.name] == 3600 * numbers["hours"]
     assert corrected[dense.name] == pytest.approx(ratio * corrected[ours.name])
+    (ours.folder(tmp_path).parent / "broken").mkdir()
+    (ours.folder(tmp_path).parent / "broken" / "config.yaml").write_text("model: [")
+    alone = seconds_of([dense], tmp_path, Ranks())
+    assert alone == {dense.name: pytest.approx(corrected[dense.name])}, "what another study has finished tells it too"
