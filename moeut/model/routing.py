@@ -164,11 +164,24 @@ def gate_function(name: GateName) -> Callable[[Tensor, Tensor], Tensor]:
     """(scores [B, T, G, E], experts [B, T, G, K]) → gates [B, T, G, K]; names as in `RouterConfig`."""
     match name:
         case "sigmoid":
-            return lambda scores, experts: scores.gather(-1, experts).sigmoid()
+            return lambda scores, experts: at_experts(scores, experts).sigmoid()
         case "softmax":
-            return lambda scores, experts: scores.softmax(dim=-1).gather(-1, experts)
+            return lambda scores, experts: at_experts(scores.softmax(dim=-1), experts)
         case "softmax_of_selected":
-            return lambda scores, experts: scores.gather(-1, experts).softmax(dim=-1)
+            return lambda scores, experts: at_experts(scores, experts).softmax(dim=-1)
+
+
+def at_experts(values: Tensor, experts: Tensor) -> Tensor:
+    """Those of values [..., E] that belong to experts [..., K]: [..., K].
+
+    The gradient of `gather` is a scatter, and the code that torch 2.13's compiler makes for CPUs may read the result
+    of a scatter before it is there, which leaves routers of fewer than eight experts without their gradient. A compiled
+    graph has a sum instead, of which all terms but one are 0.
+    """
+    if not torch.compiler.is_compiling():
+        return values.gather(-1, experts)
+    numbers = torch.arange(values.shape[-1], device=values.device)
+    return torch.where(experts.unsqueeze(-1) == numbers, values.unsqueeze(-2), 0).sum(dim=-1)
 
 
 def without_scores(selections: dict[str, Selection]) -> dict[str, Selection]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from moeut.experts import Routes
 from moeut.model.initialise import Linear, initialise, linear_default
-from moeut.model.routing import Selection, too_many, total, unless, wide_linear
+from moeut.model.routing import Selection, at_experts, too_many, total, unless, wide_linear
 from moeut.model.surroundings import Tokens, token_weights
 from moeut.settings import STRICT, NonNegativeFloat, PositiveInt, refuse
 
@@ -87,7 +87,7 @@ class SoftmaxRouter(nn.Module):
         scores = self.scores(x)
         probabilities = scores.softmax(dim=-1)
         experts = numbers = self._choose(scores, probabilities)
-        chosen = probabilities.gather(-1, experts)
+        chosen = at_experts(probabilities, experts)
         gates = chosen / (chosen.sum(dim=-1, keepdim=True) + 1e-6)
         if tokens.survival is not None:
             halted, nobody = (tokens.survival == 0).unsqueeze(-1), self.config.num_experts
