@@ -175,8 +175,8 @@ def at_experts(values: Tensor, experts: Tensor) -> Tensor:
     """Those of values [..., E] that belong to experts [..., K]: [..., K].
 
     The gradient of `gather` is a scatter, and the code that torch 2.13's compiler makes for CPUs may read the result
-    of a scatter before it is there, which leaves routers of five or six experts without their gradient. A compiled graph
-    has a sum instead, of which all terms but one are 0.
+    of a scatter before it is there, which leaves routers of five or six experts without their gradient. A compiled
+    graph has a sum instead, of which all terms but one are 0.
     """
     if not torch.compiler.is_compiling():
         return values.gather(-1, experts)
