@@ -168,7 +168,11 @@ def _pieces(length: int, width: int, dtype: torch.dtype) -> Iterator[tuple[int, 
 
 
 def _aligned(matrices: Tensor) -> Tensor:
-    """The same numbers with strides that a grouped product takes: a copy where they are not so already."""
+    """The same numbers with strides that a grouped product takes: a copy where they are not so already.
+
+    What fills the copy up is zero: oneDNN's product for AMX reads past the end of bfloat16 rows and multiplies by zero
+    what it finds, which fresh memory could make NaN.
+    """
     unit = _ALIGNMENT_BYTES // matrices.dtype.itemsize
     rows, columns = matrices.shape[-2:]
     for size, stride, unit_stride in (
@@ -178,6 +182,7 @@ def _aligned(matrices: Tensor) -> Tensor:
         if unit_stride == 1 and stride >= size and stride % unit == 0 and outer_aligned:
             return matrices
     padded = matrices.new_empty(*matrices.shape[:-1], -(-columns // unit) * unit)
+    padded[..., columns:] = 0
     return padded[..., :columns].copy_(matrices)
 
 

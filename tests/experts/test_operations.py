@@ -99,12 +99,15 @@ def test_expert_linear(
 @pytest.mark.usefixtures("poison")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["random", "sentinel", "one"])
-def test_reads_no_memory_that_it_has_not_written(kind: str, dtype: torch.dtype, backend: ExpertBackend) -> None:
-    x, up, down, gates = leaves = mlp_leaves(8, 6, 12, 5, 2, dtype)
-    routes = Routes(unlike(8, 12, 2, kind), 12)
+@pytest.mark.parametrize(("N", "D", "E", "S"), [(8, 6, 12, 5), (40, 82, 3, 41)])
+def test_reads_no_memory_that_it_has_not_written(
+    N: int, D: int, E: int, S: int, kind: str, dtype: torch.dtype, backend: ExpertBackend
+) -> None:
+    x, up, down, gates = leaves = mlp_leaves(N, D, E, S, 2, dtype)
+    routes = Routes(unlike(N, E, 2, kind), E)
     assert_equal_to_reference(lambda backend: expert_mlp(x, up, down, routes, gates, backend=backend), backend, leaves)
     assert_equal_to_reference(
-        lambda backend: expert_linear(x, up, routes, gates, 16, backend=backend), backend, [x, up, gates]
+        lambda backend: expert_linear(x, up, routes, gates, 2 * N, backend=backend), backend, [x, up, gates]
     )
 
 
