@@ -33,7 +33,9 @@ class Progress:
         )
         self.tasks: dict[str, TaskID] = {}
         self.reached: dict[str, int] = {}
-        self.started: dict[str, float] = {}
+        self.started: dict[
+            str, tuple[float, int]
+        ] = {}  # when, and how much was done before: a run may go on from there
         self.spoken: dict[str, float] = {}
 
     def __enter__(self) -> "Progress":
@@ -73,12 +75,12 @@ class Progress:
         if done < self.reached.get(stage, 0):
             del self.started[stage], self.spoken[stage]
         self.reached[stage] = done
-        started = self.started.setdefault(stage, now)
+        started, before = self.started.setdefault(stage, (now, done))
         if now - self.spoken.setdefault(stage, started) < PLAIN_INTERVAL_SECONDS and done != total:
             return
         self.spoken[stage] = now
         amount = f"{done:,}" if total is None else f"{done:,}/{total:,}"
         parts = [stage, amount, note]
-        if total is not None and 0 < done < total:
-            parts.append(f"{(now - started) * (total - done) / done:,.0f} s left")
+        if total is not None and before < done < total:
+            parts.append(f"{(now - started) * (total - done) / (done - before):,.0f} s left")
         self.say("  ".join(part for part in parts if part))

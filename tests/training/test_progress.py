@@ -29,6 +29,16 @@ def test_a_stage_that_begins_anew_is_timed_anew(capsys, monkeypatch):
     assert capsys.readouterr().err == 2 * "evaluate  10/40  30 s left\nevaluate  20/40  20 s left\n"
 
 
+def test_what_was_done_before_does_not_shorten_the_time_left(capsys, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("moeut.training.progress.time.monotonic", lambda: now)
+    with Progress() as progress:
+        for second in range(21):
+            now = float(second)
+            progress("train", 900 + second, 1000)
+    assert capsys.readouterr().err == "train  910/1,000  90 s left\ntrain  920/1,000  80 s left\n"
+
+
 def test_quiet_keeps_warnings(capsys):
     with Progress(quiet=True) as progress:
         progress("tokenise", 3, 3)
